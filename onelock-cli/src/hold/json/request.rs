@@ -73,8 +73,8 @@ pub(crate) struct Refusal {
 /// Parses a line.
 ///
 /// # Errors
-/// If it is not an object, or the operation or a field of it is missing or wrong. Unknown fields
-/// are ignored, because a later version of the protocol may define them.
+/// If it is not an object, or the operation or a field of it is missing, wrong or unknown. An
+/// ignored `max_hold` of a misspelt name would be a promise that is not kept.
 pub(crate) fn parse(line: &str) -> Result<Request, Refusal> {
     let refuse = |id: &Value, message: String| Refusal { id: id.clone(), message };
     let fields = match serde_json::from_str(line) {
@@ -94,8 +94,29 @@ pub(crate) fn parse(line: &str) -> Result<Request, Refusal> {
     }
 }
 
+/// The operations, with their fields besides `id` and `op`.
+const OPERATIONS: [(&str, &[&str]); 9] = [
+    (
+        "acquire",
+        &[
+            "name", "wait", "mode", "permits", "fair", "ttl", "margin", "renew", "grace", "owner", "data", "min_hold",
+            "max_hold", "deadline",
+        ],
+    ),
+    ("cancel", &["request"]),
+    ("release", &["guard"]),
+    ("check", &["guard"]),
+    ("ensure", &["guard", "at_least"]),
+    ("status", &["name"]),
+    ("list", &["prefix"]),
+    ("break", &["name", "version", "by"]),
+    ("ping", &[]),
+];
+
 fn operation(fields: &Fields) -> Result<Operation, String> {
-    Ok(match fields.text("op")?.as_str() {
+    let op = fields.text("op")?;
+    fields.must_be_of(&op)?;
+    Ok(match op.as_str() {
         "acquire" => Operation::Acquire(Box::new(wish(fields)?)),
         "cancel" => match fields.get("request") {
             Some(request) => Operation::Cancel(request.clone()),
@@ -114,11 +135,8 @@ fn operation(fields: &Fields) -> Result<Operation, String> {
         }
         "ping" => Operation::Ping,
         unknown => {
-            return Err(format!(
-                "there is no operation \"{}\"; there are: acquire, cancel, release, check, ensure, status, list, \
-                 break, ping",
-                unknown.escape_debug()
-            ));
+            let known = OPERATIONS.map(|(op, _)| op).join(", ");
+            return Err(format!("there is no operation \"{}\"; there are: {known}", unknown.escape_debug()));
         }
     })
 }
@@ -144,6 +162,19 @@ fn wish(fields: &Fields) -> Result<Wish, String> {
 struct Fields(Map<String, Value>);
 
 impl Fields {
+    /// Refuses a field that the operation `op` does not have.
+    fn must_be_of(&self, op: &str) -> Result<(), String> {
+        let Some((_, known)) = OPERATIONS.iter().find(|(name, _)| *name == op) else { return Ok(()) };
+        let mut unknown = self.0.keys().filter(|field| !["id", "op"].contains(&field.as_str()));
+        match unknown.find(|field| !known.contains(&field.as_str())) {
+            None => Ok(()),
+            Some(field) => {
+                let known = [&["id", "op"], *known].concat().join(", ");
+                Err(format!("\"{op}\" has no field \"{}\"; it has: {known}", field.escape_debug()))
+            }
+        }
+    }
+
     /// Returns a field; `None` if it is missing or null.
     fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|value| !value.is_null())
@@ -266,7 +297,7 @@ mod tests {
         let manual = Wish { renew: Some(Renew::Manual), ..wish.clone() };
         for (line, operation) in [
             (json!({"op": "acquire", "name": "x"}), Operation::Acquire(Box::new(wish.clone()))),
-            (json!({"op": "acquire", "name": "x", "wait": null, "new": 1}), Operation::Acquire(Box::new(wish))),
+            (json!({"op": "acquire", "name": "x", "wait": null}), Operation::Acquire(Box::new(wish))),
             (
                 json!({"op": "acquire", "name": "x", "wait": 0, "ttl": 1.5, "margin": 2, "renew": 3, "grace": 4,
                     "owner": "o", "data": "d", "min_hold": 5, "max_hold": 6, "deadline": 7, "fair": true}),
@@ -318,6 +349,13 @@ mod tests {
             (r#"{"id":1,"op":"acquire","name":"x","permits":0}"#, json!(1), "from 1 to 65535"),
             (r#"{"id":1,"op":"acquire","name":"x","mode":"shared","permits":2}"#, json!(1), "\"permits\" goes with"),
             (r#"{"id":1,"op":"acquire","name":"x","fair":1}"#, json!(1), "\"fair\" must be true or false"),
+            (
+                r#"{"id":1,"op":"acquire","name":"x","waits":0}"#,
+                json!(1),
+                "no field \"waits\"; it has: id, op, name, wait,",
+            ),
+            (r#"{"id":1,"op":"acquire","name":"x","shared":null}"#, json!(1), "\"acquire\" has no field \"shared\""),
+            (r#"{"id":1,"op":"ping","guard":1}"#, json!(1), "\"ping\" has no field \"guard\"; it has: id, op"),
             (r#"{"id":1,"op":"release","guard":-1}"#, json!(1), "\"guard\" must be"),
             (r#"{"id":1,"op":"ensure","guard":1}"#, json!(1), "\"at_least\" is missing"),
             (r#"{"id":1,"op":"cancel"}"#, json!(1), "\"request\" is missing"),

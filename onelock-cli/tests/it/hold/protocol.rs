@@ -239,9 +239,11 @@ fn a_wrong_line_is_answered_and_ends_nothing() {
         json!({ "op": "acquire", "name": "" }),
         json!({ "op": "release", "guard": 2 }),
         json!({ "op": "check", "guard": 0 }),
+        json!({ "op": "acquire", "name": "y", "max_hodl": 20 }),
     ] {
         assert_eq!(hold.refused(request)["kind"], json!("protocol"));
     }
+    assert_eq!(hold.ask(json!({ "op": "status", "name": "y" }))["held"], json!(false), "nothing was done");
     assert_eq!(hold.refused(json!({ "op": "acquire", "name": "x", "ttl": 20 }))["kind"], json!("config"));
     assert!(!locks.is_free());
 }
@@ -252,8 +254,12 @@ fn a_path_is_no_name_in_a_request() {
     let path = locks.file();
     let path = path.to_str().unwrap();
     let mut hold = Hold::start(&locks.url(), &[]);
-    for op in ["acquire", "status", "break"] {
-        let refused = hold.refused(json!({ "op": op, "name": path, "version": "1" }));
+    for request in [
+        json!({ "op": "acquire", "name": path }),
+        json!({ "op": "status", "name": path }),
+        json!({ "op": "break", "name": path, "version": "1" }),
+    ] {
+        let refused = hold.refused(request);
         assert!(refused["message"].as_str().unwrap().contains("looks like a path"), "{refused}");
     }
     assert_eq!(hold.ask(json!({ "op": "acquire", "name": "etl/a" }))["held"], json!(true));
