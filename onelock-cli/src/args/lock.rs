@@ -18,12 +18,19 @@ pub(crate) struct LockArgs {
     pub(crate) store: StoreArgs,
 
     /// Do not wait if another client holds the lock.
-    #[arg(short, long, alias = "nb", conflicts_with = "wait")]
+    #[arg(short, long, aliases = ["nb", "nonblocking"], conflicts_with = "wait")]
     pub(crate) nonblock: bool,
 
     /// Wait at most this long to open the store and get the lock: a duration such as 1m30s, or a
     /// number of seconds as in flock; 0 tries once [default: no limit].
-    #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
+    #[arg(
+        short,
+        long,
+        alias = "timeout",
+        value_name = "DURATION",
+        value_parser = duration,
+        allow_negative_numbers = true
+    )]
     pub(crate) wait: Option<Duration>,
 
     /// Take a shared lock: others may share it, and an exclusive lock excludes all of them.
@@ -35,7 +42,13 @@ pub(crate) struct LockArgs {
     pub(crate) exclusive: bool,
 
     /// Let at most this many clients hold the lock at once. All of them give the same number.
-    #[arg(long, value_name = "NUMBER", value_parser = permits, conflicts_with_all = ["shared", "exclusive"])]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        value_parser = permits,
+        conflicts_with_all = ["shared", "exclusive"],
+        allow_negative_numbers = true
+    )]
     pub(crate) permits: Option<NonZeroU16>,
 
     /// Wait in the order of arrival: first come, first served, over all hosts. Commands that wait
@@ -50,7 +63,7 @@ pub(crate) struct LockArgs {
     pub(crate) spread: Option<Duration>,
 
     /// Exit code if the lock could not be acquired.
-    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1, allow_negative_numbers = true)]
     pub(crate) conflict_exit_code: u8,
 
     /// How long the store keeps the lock without a renewal, such as 20s. Files have no ttl, and

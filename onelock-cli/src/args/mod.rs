@@ -209,6 +209,7 @@ mod tests {
             &["-s", "-n", "job", "true"],
             &["-e", "-o", "job", "true"],
             &["--nb", "job", "true"],
+            &["--nonblocking", "job", "true"],
         ] {
             assert!(run(line).is_ok(), "{line:?}");
         }

@@ -1,6 +1,7 @@
 //! What people read about the command line. Help, man pages and completions come from one
 //! description: clap's arguments, and the examples and exit codes of [`pages`].
 
+mod flock_tips;
 mod man;
 mod pages;
 mod version;
@@ -43,7 +44,8 @@ pub(crate) fn parse(arguments: Vec<std::ffi::OsString>) -> Result<Cli, clap::Err
     let is_run = arguments.get(1).is_some_and(|word| word == "run");
     let read =
         if is_run { OnlyRun::try_parse_from(&arguments).map(Cli::from) } else { Cli::try_parse_from(&arguments) };
-    read.or_else(|_| Cli::from_arg_matches(&command().try_get_matches_from(arguments)?))
+    let read = read.or_else(|_| Cli::from_arg_matches(&command().try_get_matches_from(arguments)?));
+    if is_run { read.map_err(flock_tips::with_tip) } else { read }
 }
 
 /// Runs `onelock completions`: prints the completions for a shell.

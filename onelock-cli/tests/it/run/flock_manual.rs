@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 use nix::sys::signal::{SIGKILL, killpg};
 
 use super::{
-    fixture::{Locks, Running, output},
+    fixture::{Locks, Running, onelock, output},
     paths::path_with_onelock,
 };
 
@@ -180,4 +180,31 @@ fn write_script(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn lines_with_a_descriptor_are_refused_with_a_tip() {
+    let tip = "tip: for a lock that a script holds over several commands, as with `flock 9` and `flock -u 9`, use \
+               `onelock hold`";
+    for line in [&["9"][..], &["-n", "9"], &["-u", "9"], &["--unlock", "9"]] {
+        let refused = output(onelock(["run"]).args(line));
+        let shown = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{line:?}: {shown}");
+        assert!(shown.contains(tip) && !shown.contains("as a value"), "{line:?}: {shown}");
+    }
+    for line in [&[][..], &["-y", "x", "true"], &["-n", "-w", "1", "x", "true"]] {
+        let refused = output(onelock(["run"]).args(line));
+        assert!(!String::from_utf8_lossy(&refused.stderr).contains("onelock hold"), "{line:?}");
+    }
+}
+
+#[test]
+fn a_negative_value_is_refused_as_the_value_of_its_option() {
+    for (option, value) in [("--permits", "<NUMBER>"), ("-w", "<DURATION>"), ("-E", "<CODE>")] {
+        let refused = output(&mut onelock(["run", option, "-1", "x", "true"]));
+        let shown = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{option}: {shown}");
+        let names_both = shown.contains("invalid value '-1' for '") && shown.contains(value);
+        assert!(names_both && !shown.contains("tip:"), "{option}: {shown}");
+    }
 }
