@@ -72,8 +72,8 @@ pub(crate) enum CliCommand {
     ///
     /// On a terminal it shows the holder and asks. Elsewhere --if-holder, --if-token or
     /// --if-version says whose lock is meant, or --yes allows any. In every case the lock is broken
-    /// only if it is still as it was seen, and the holder is told by whom. Exit code 1 if it was
-    /// not broken.
+    /// only if it is still as it was seen, and the holder is told by whom. Of several holders it
+    /// takes one, which --if-token names, and the others go on. Exit code 1 if it was not broken.
     ///
     /// A lock on files ends only with its process: stop that process instead.
     Break(BreakArgs),

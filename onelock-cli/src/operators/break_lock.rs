@@ -32,7 +32,7 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
         let not_broken =
             |why: String| Failure::new(exit::NOT_ACQUIRED, format!("the lock \"{shown}\" was not broken: {why}"));
         let Some(holder) = holder else { return Err(not_broken("it is free".to_owned())) };
-        let seen = choose_holder(&args, &holder).map_err(not_broken)?;
+        let seen = choose_holder(&args, &holder)?.ok_or_else(|| not_broken(changed(Some(&holder))))?;
         if asks {
             print_holders(&shown, &seen)?;
             if !confirm(&shown)? {
@@ -45,22 +45,34 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
                 print(&format!("broke \"{shown}\", which was held by {seen}; its holder is told: broken by {by}"))?;
                 Ok(Exit::Code(0))
             }
-            Break::Changed(now) => {
-                let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));
-                Err(not_broken(format!("it has changed, and is now {now}")))
-            }
+            Break::Changed(now) => Err(not_broken(changed(now.as_ref()))),
         }
     })
 }
 
-/// Returns the holder whose lock is to be broken. A lock with several holders is broken for one.
-fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Holder, String> {
+fn changed(now: Option<&Holder>) -> String {
+    let now = now.map_or_else(|| "free".to_owned(), |holder| format!("held by {holder}"));
+    format!("it has changed, and is now {now}")
+}
+
+/// Returns the holder whose part of the lock is to be broken, if any fits. Of several that fit, the
+/// operator has to name one.
+fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Option<Holder>, Failure> {
     let fits = |holder: &Holder| {
         args.if_holder.as_ref().is_none_or(|owner| holder.owner.as_ref() == Some(owner))
             && args.if_token.is_none_or(|token| holder.token.is_some_and(|held| held.get() == token))
             && args.if_version.as_ref().is_none_or(|version| holder.version.as_ref().is_none_or(|held| held == version))
     };
-    each(holder).find(fits).ok_or_else(|| format!("it has changed, and is now held by {holder}"))
+    let mut fitting: Vec<_> = each(holder).filter(fits).collect();
+    if fitting.len() > 1 && !args.yes {
+        let shown = fitting.iter().map(Holder::to_string).collect::<Vec<_>>().join("; ");
+        let message = format!(
+            "{} holders fit: {shown}; say whose part is broken: give its --if-token, or --yes for any of them",
+            fitting.len()
+        );
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    Ok((!fitting.is_empty()).then(|| fitting.swap_remove(0)))
 }
 
 /// Asks on the terminal.

@@ -27,6 +27,8 @@ mod night;
 mod operators;
 #[cfg(all(feature = "redis", feature = "dynamo"))]
 mod outage;
+#[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres"))]
+mod parts;
 mod paths;
 mod peer;
 #[cfg(feature = "postgres")]

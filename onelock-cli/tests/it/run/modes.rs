@@ -104,50 +104,6 @@ fn wrong_numbers_of_permits_are_usage_errors() {
 
 #[cfg(feature = "redis")]
 #[test]
-// verifies: P12
-fn commands_share_locks_and_permits_on_redis() {
-    let server = test_support::redis::RedisServer::start();
-    let url = format!("redis://{}", server.addr());
-    let run = |name: &str, options: &[&str], command: &[&str]| {
-        let mut run = onelock(["run", "--url", &url]);
-        run.args(options).args([name, "--"]).args(command);
-        run
-    };
-    let hold = |name: &str, options: &[&str]| {
-        let mut holder = Running::start(&mut run(name, options, &["sh", "-c", "echo held; exec sleep 1000"]));
-        holder.expect_line("held");
-        holder
-    };
-    let attempt = |name: &str, options: &[&str]| code(&mut run(name, &[&["-n"], options].concat(), &["true"]));
-    let end = |holder: Running| {
-        holder.signal(nix::sys::signal::SIGTERM);
-        holder.wait();
-    };
-
-    let (first, second) = (hold("x", &["-s"]), hold("x", &["-s"]));
-    for options in [&[][..], &["--permits", "9"]] {
-        assert_eq!(attempt("x", options), 1, "{options:?}");
-    }
-    let mut writer = Running::start(&mut run("x", &["-v"], &["echo", "writing"]));
-    writer.expect_waiting();
-    eventually("the writer keeps readers out", || attempt("x", &["-s"]) == 1);
-    end(first);
-    assert_eq!(attempt("x", &["-s"]), 1);
-    end(second);
-    writer.expect_line("writing");
-    assert_eq!(writer.wait().0.code(), Some(0));
-    assert_eq!(attempt("x", &["-s"]), 0);
-
-    let permits = ["--permits", "2"];
-    let (first, _second) = (hold("y", &permits), hold("y", &permits));
-    assert_eq!((attempt("y", &permits), attempt("y", &["-s"])), (1, 1));
-    assert_eq!(attempt("y", &["--permits", "3"]), 78, "the holders have another number");
-    end(first);
-    assert_eq!(attempt("y", &permits), 0);
-}
-
-#[cfg(feature = "redis")]
-#[test]
 // verifies: P11, P12
 fn fair_is_refused_where_the_store_lacks_it() {
     let url = format!("redis://127.0.0.1:{}?compat=redis-py", test_support::free_port());

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::fixture::{Locks, Running, code, eventually, full_pipe, onelock, output, stdout};
 
-fn status(url: &str) -> Value {
+pub(super) fn status(url: &str) -> Value {
     serde_json::from_slice(&output(&mut onelock(["status", "--json", "--url", url, "x"])).stdout).unwrap()
 }
 
-fn hold(url: &str, args: &[&str]) -> Running {
+pub(super) fn hold(url: &str, args: &[&str]) -> Running {
     let mut command = onelock(["run", "--url", url]);
     let mut holder = Running::start(command.args(args).args(["x", "sh", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -155,19 +155,19 @@ fn wait_follows_a_lock_file_of_flock() {
 }
 
 #[cfg(feature = "redis")]
-mod breaking {
+pub(super) mod breaking {
     use test_support::redis::RedisServer;
 
     use super::*;
 
-    fn refused(command: &mut Command, expected: i32, text: &str) {
+    pub(in crate::run) fn refused(command: &mut Command, expected: i32, text: &str) {
         let refused = output(command);
         let message = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(expected), "{message}");
         assert!(message.contains(text), "{message}");
     }
 
-    fn break_by_alice(url: &str, args: &[&str]) -> Command {
+    pub(in crate::run) fn break_by_alice(url: &str, args: &[&str]) -> Command {
         let mut command = onelock(["break", "--url", url, "--by", "alice"]);
         command.args(args).arg("x");
         command
@@ -199,43 +199,6 @@ mod breaking {
         let mut next = hold(&url, &[]);
         assert_eq!(code(&mut break_if(&["-y"])), 0);
         assert_eq!(next.child.wait().unwrap().code(), Some(75));
-    }
-
-    /// Returns the owners of all holders, sorted.
-    fn owners(url: &str) -> Vec<String> {
-        let held = status(url);
-        let others = held["others"].as_array().into_iter().flatten();
-        let owners = std::iter::once(&held).chain(others).filter_map(|holder| holder["owner"].as_str());
-        let mut owners: Vec<_> = owners.map(str::to_owned).collect();
-        owners.sort();
-        owners
-    }
-
-    #[test]
-    // verifies: P3, P12
-    fn break_takes_the_part_of_one_holder_and_the_others_go_on() {
-        let server = RedisServer::start();
-        let url = format!("redis://{}", server.addr());
-        let break_if = |args: &[&str]| break_by_alice(&url, args);
-        let reader = |owner: &str| hold(&url, &["-s", "--owner", owner]);
-        let (one, two, three) = (reader("one"), reader("two"), reader("three"));
-        refused(&mut break_if(&["--if-holder", "four"]), 1, "it has changed, and is now held by ");
-        assert_eq!(owners(&url), ["one", "three", "two"]);
-        let broke = stdout(&mut break_if(&["--if-holder", "two"]));
-        assert!(broke.starts_with("broke \"x\", which was held by two for "), "{broke}");
-        let message = two.ends_with(75);
-        assert!(message.contains("was lost: broken by alice"), "{message}");
-        assert_eq!(owners(&url), ["one", "three"]);
-        refused(&mut break_if(&["--if-holder", "two"]), 1, "it has changed, and is now held by ");
-
-        // Any holder is one holder.
-        assert_eq!(code(&mut break_if(&["--yes"])), 0);
-        let left = owners(&url);
-        assert_eq!(left.len(), 1, "{left:?}");
-        assert_eq!(code(onelock(["run", "--url", &url, "-n"]).args(["x", "true"])), 1, "the other one goes on");
-        let (broken, mut other) = if left == ["one"] { (three, one) } else { (one, three) };
-        broken.ends_with(75);
-        assert_eq!(other.child.try_wait().unwrap(), None);
     }
 }
 
