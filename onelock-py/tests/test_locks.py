@@ -271,6 +271,8 @@ def test_a_wrong_store_is_refused_when_it_is_named(arguments: dict[str, object],
 
 WRONG_OPTIONS = [
     ({"tll": 3}, 'did you mean "ttl"'),
+    ({"mode": "shared"}, "of a lock; pass shared=True or permits=N. Known: data"),
+    ({"foo": 3}, "of a lock. Known: data"),
     ({"ttl": "30s"}, "must be seconds or a timedelta"),
     ({"ttl": float("nan")}, "is no duration"),
     ({"ttl": float("inf")}, "is no duration"),

@@ -128,5 +128,7 @@ def _unknown(name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, _NAMES, 1)
-    hint = f'; did you mean "{near[0]}"?' if near else ""
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    if name == "mode":
+        hint = "; pass shared=True or permits=N."
     return f'there is no option "{name}" of a lock{hint} Known: {", ".join(sorted(_NAMES))}'
