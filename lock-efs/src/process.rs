@@ -34,21 +34,26 @@ impl RecordedProcess {
 
 /// The process that locked a file, by the kernel's list of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LockingProcess(pub(crate) u32);
+pub(crate) struct LockingProcess {
+    pub(crate) pid: u32,
+    /// Whether its lock is a shared one, as that of `flock -s`. Then other processes may have
+    /// locked the file too.
+    pub(crate) shared: bool,
+}
 
 impl LockingProcess {
     /// Returns whether this is the recorded process. The kernel lists it even after its end, if a
     /// child keeps the lock.
     pub(crate) fn is(self, recorded: RecordedProcess) -> bool {
-        self.0 == recorded.pid
+        self.pid == recorded.pid
     }
 }
 
 impl fmt::Display for LockingProcess {
     /// One line: `process 4711 (flock)`. The program's name is chosen by its user, and escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}", self.0)?;
-        match fs::read_to_string(format!("/proc/{}/comm", self.0)) {
+        write!(f, "process {}", self.pid)?;
+        match fs::read_to_string(format!("/proc/{}/comm", self.pid)) {
             Ok(program) => write!(f, " ({})", program.trim_end().escape_debug()),
             Err(_) => f.write_str(" (which has ended; another process keeps its lock)"),
         }

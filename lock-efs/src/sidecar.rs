@@ -68,11 +68,12 @@ impl RecordRead {
 }
 
 fn without_record(process: Option<LockingProcess>) -> Holder {
-    let holder = match process {
-        Some(process) => format!("{process} without a record"),
-        None => "a flock(2) holder without a record".to_owned(),
+    let Some(process) = process else {
+        return Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
     };
-    Holder::default().with_foreign(holder).with_process(process.and_then(|process| NonZeroU32::new(process.0)))
+    let mode = if process.shared { Mode::Shared } else { Mode::Exclusive };
+    let holder = Holder::default().with_foreign(format!("{process} without a record")).with_mode(mode);
+    holder.with_process(NonZeroU32::new(process.pid))
 }
 
 /// Reads the record at `path`, with the `flags` of its medium. An empty file, as a crash or a sweep

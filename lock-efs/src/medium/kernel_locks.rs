@@ -56,11 +56,13 @@ impl KernelLocks {
     fn parse(text: &str) -> Self {
         let lock = |line: &str| {
             let mut words = line.split_whitespace().skip(1);
-            let pid = words.next().filter(|&class| class == "FLOCK").and_then(|_| words.nth(2))?;
+            let access = words.next().filter(|&class| class == "FLOCK").and_then(|_| words.nth(1))?;
+            let pid = words.next()?.parse().ok()?;
             let mut file = words.next()?.split(':');
             let major = u64::from_str_radix(file.next()?, 16).ok()?;
             let minor = u64::from_str_radix(file.next()?, 16).ok()?;
-            Some(((major, minor, file.next()?.parse().ok()?), LockingProcess(pid.parse().ok()?)))
+            let process = LockingProcess { pid, shared: access == "READ" };
+            Some(((major, minor, file.next()?.parse().ok()?), process))
         };
         Self(text.lines().filter_map(lock).collect())
     }
@@ -115,6 +117,10 @@ mod tests {
         }
     }
 
+    fn writer(pid: u32) -> LockingProcess {
+        LockingProcess { pid, shared: false }
+    }
+
     fn line(inode: u64) -> String {
         format!("1: FLOCK  ADVISORY  WRITE 7 00:01:{inode} 0 EOF\n")
     }
@@ -123,7 +129,7 @@ mod tests {
     fn a_lock_that_moved_between_pages_is_found() {
         let mut passes = vec![vec![line(1), line(3)], vec![line(2), line(3)], vec![line(2)]].into_iter();
         let found = KernelLocks::collect(|| passes.next().map(Pages).ok_or_else(|| io::ErrorKind::NotFound.into()));
-        assert_eq!(found, KernelLocks([1, 2, 3].map(|inode| ((0, 1, inode), LockingProcess(7))).into()));
+        assert_eq!(found, KernelLocks([1, 2, 3].map(|inode| ((0, 1, inode), writer(7))).into()));
         assert_eq!(passes.len(), 0);
     }
 
@@ -131,7 +137,7 @@ mod tests {
     fn a_list_of_one_page_is_read_once() {
         let mut passes = vec![vec![line(1)], vec![line(2)]].into_iter();
         let found = KernelLocks::collect(|| passes.next().map(Pages).ok_or_else(|| io::ErrorKind::NotFound.into()));
-        assert_eq!(found, KernelLocks([((0, 1, 1), LockingProcess(7))].into()));
+        assert_eq!(found, KernelLocks([((0, 1, 1), writer(7))].into()));
     }
 
     #[test]
@@ -143,7 +149,10 @@ mod tests {
                     4: FLOCK\n\n";
         assert_eq!(
             KernelLocks::parse(text),
-            KernelLocks(HashMap::from([((0x103, 0x0a, 42), LockingProcess(7)), ((0, 0x1a, 44), LockingProcess(9))]))
+            KernelLocks(HashMap::from([
+                ((0x103, 0x0a, 42), writer(7)),
+                ((0, 0x1a, 44), LockingProcess { pid: 9, shared: true })
+            ]))
         );
     }
 }

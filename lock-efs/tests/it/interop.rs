@@ -11,7 +11,7 @@ use std::{
 
 use crate::fixture::{Process, grant, name, open, refused, request};
 use lock_core::{
-    Holder,
+    Holder, Mode,
     backend::{Admin, Backend, ProcessBound, Renewal},
 };
 
@@ -54,6 +54,21 @@ async fn onelock_is_refused_until_flock_1_is_killed() {
     assert_eq!(backend.list("").await.unwrap().locks.len(), 1);
     flock.kill();
     assert_eq!(grant(&backend, &request("etl")).await.0.crashed, None);
+}
+
+#[tokio::test]
+// verifies: P12
+async fn flock_1_is_shown_in_the_mode_of_its_lock() {
+    let (_dir, backend) = open();
+    let path = backend.lock_path(&name("etl"));
+    for (option, mode) in [("-s", Mode::Shared), ("-x", Mode::Exclusive)] {
+        let hold = ["flock", option, "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"];
+        let mut flock = Process::start(&hold);
+        flock.wait_for("locked");
+        assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().mode, mode);
+        assert_eq!(backend.list("").await.unwrap().locks[0].1.mode, mode);
+        flock.kill();
+    }
 }
 
 #[tokio::test]

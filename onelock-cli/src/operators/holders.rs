@@ -125,6 +125,13 @@ pub(crate) fn json(name: &LockName, holder: Option<&Holder>) -> Value {
     object
 }
 
+/// Returns the mode of a holder; `None` if nothing of the holder is known, as when its record may
+/// not be read.
+pub(super) fn mode(holder: &Holder) -> Option<Mode> {
+    let is_unknown = holder.owner.is_none() && holder.foreign.is_none() && holder.token.is_none();
+    (!is_unknown || holder.mode != Mode::Exclusive).then_some(holder.mode)
+}
+
 fn seconds(at: SystemTime) -> Option<f64> {
     at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
 }
@@ -134,10 +141,11 @@ fn holder_json(holder: &Holder) -> Value {
         Ok(text) => json!(text),
         Err(_) => json!(data),
     });
-    let (mode, permits) = match holder.mode {
-        Mode::Shared => ("shared", None),
-        Mode::Permit { of } => ("permit", Some(of.get())),
-        _ => ("exclusive", None),
+    let (mode, permits) = match mode(holder) {
+        Some(Mode::Shared) => (Some("shared"), None),
+        Some(Mode::Permit { of }) => (Some("permit"), Some(of.get())),
+        Some(_) => (Some("exclusive"), None),
+        None => (None, None),
     };
     json!({
         "mode": mode,
@@ -156,6 +164,14 @@ fn holder_json(holder: &Holder) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mode_is_null_only_if_nothing_of_the_holder_is_known() {
+        let mode = |holder: Holder| holder_json(&holder)["mode"].clone();
+        assert_eq!(mode(Holder::default()), Value::Null);
+        assert_eq!(mode(Holder::default().with_mode(Mode::Shared)), "shared");
+        assert_eq!(mode(Holder::default().with_foreign("a Redis hash".to_owned())), "exclusive");
+    }
 
     #[test]
     fn a_single_holder_has_no_others() {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use lock_core::{Holder, LockName, Mode};
 
-use super::holders::each;
+use super::holders::{each, mode};
 use crate::{
     one_line::one_line,
     terminal::{columns, cut, short},
@@ -66,10 +66,11 @@ fn shrink(widths: &mut [usize; COLUMNS], width: usize) {
 fn row(name: &LockName, holder: &Holder) -> [String; COLUMNS] {
     let unknown = || "-".to_owned();
     let who = holder.owner.as_deref().or(holder.foreign.as_deref()).unwrap_or("an unknown holder");
-    let mode = match holder.mode {
-        Mode::Shared => "shared".to_owned(),
-        Mode::Permit { of } => format!("1 of {of}"),
-        _ => "excl".to_owned(),
+    let mode = match mode(holder) {
+        Some(Mode::Shared) => "shared".to_owned(),
+        Some(Mode::Permit { of }) => format!("1 of {of}"),
+        Some(_) => "excl".to_owned(),
+        None => unknown(),
     };
     [
         name.to_string(),
@@ -111,6 +112,13 @@ mod tests {
                 "reports/quarterly  very-long-owner-very-long-ow…  1d 1h   -      shared  -",
             ]
         );
+    }
+
+    #[test]
+    fn no_mode_is_shown_of_a_holder_whose_record_cannot_be_read() {
+        let name = LockName::new("x").expect("a valid name");
+        let shown = lines(&[(name, Holder::default())], None);
+        assert_eq!(shown[1], "x     an unknown holder  -    -      -     -");
     }
 
     #[test]

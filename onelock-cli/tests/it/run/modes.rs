@@ -71,6 +71,8 @@ fn flock_with_its_shared_mode_is_one_of_the_readers() {
         "echo held; exec sleep 1000",
     ]));
     reader.expect_line("held");
+    let listed = stdout(&mut onelock(["list", "--url", &locks.url()]));
+    assert!(listed.contains(" without a record  -    -      shared  -"), "{listed}");
     assert_eq!(attempt(&locks, ["-s"]), 0);
     assert_eq!(attempt(&locks, []), 1);
     assert_eq!(attempt(&locks, ["--permits", "2"]), 1);
