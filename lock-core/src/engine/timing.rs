@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     backend::{Capabilities, Capability, StoreTimings, unsupported_mode},
-    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, MAX_HAND_OVER, Renew},
+    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, MAX_HAND_OVER, Operation, Renew},
 };
 
 /// The timing of a lock, made of options that were checked against each other.
@@ -249,7 +249,7 @@ impl Timing {
 fn unsupported_fair() -> Error {
     let message = "first come, first served (fair) is not possible on this store; leave fair out, or choose a store \
                    with the capability \"fair\"";
-    Error::new(ErrorKind::Unsupported, message).with_ambiguous(false)
+    Error::new(ErrorKind::Unsupported, message).with_ambiguous(false).with_operation(Operation::Acquire)
 }
 
 fn config(message: String) -> Error {

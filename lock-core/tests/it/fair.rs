@@ -43,7 +43,7 @@ async fn fair_waiting_is_refused_where_the_store_lacks_it() {
     let error = locker.lock("job").fair(true).acquire().await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "lock \"job\": first come, first served (fair) is not possible on this store; leave fair out, or \
+        "acquire \"job\" on memory:: first come, first served (fair) is not possible on this store; leave fair out, or \
          choose a store with the capability \"fair\""
     );
     assert_eq!(network.sent(Operation::Acquire), 0);
