@@ -73,6 +73,16 @@ pub enum Compat {
     PythonRedisLock,
 }
 
+impl Compat {
+    /// Returns the value of the option `compat`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::RedisPy => "redis-py",
+            Self::PythonRedisLock => "python-redis-lock",
+        }
+    }
+}
+
 /// The settings of a [`RedisBackend`](crate::RedisBackend), which connects at its first operation.
 ///
 /// ```
@@ -272,10 +282,21 @@ impl fmt::Display for RedisConfig {
             Topology::Cluster(nodes) => write!(f, "{plain}+cluster://{}", list(nodes))?,
             Topology::Quorum(nodes) => write!(f, "{plain}+quorum://{}", list(nodes))?,
         }
-        match (&self.topology, self.database) {
-            (_, 0) => Ok(()),
-            (Topology::Standalone(Address::Tcp { .. }) | Topology::Quorum(_), number) => write!(f, "/{number}"),
-            (_, number) => write!(f, "?db={number}"),
+        let path = matches!(self.topology, Topology::Standalone(Address::Tcp { .. }) | Topology::Quorum(_));
+        let database = (self.database != 0).then(|| self.database.to_string());
+        if let Some(number) = database.as_ref().filter(|_| path) {
+            write!(f, "/{number}")?;
         }
+        // Each of them chooses other keys, so it belongs to the name of the store.
+        let options = [
+            ("db", database.as_deref().filter(|_| !path)),
+            ("compat", self.compat.map(Compat::as_str)),
+            ("key_prefix", self.key_prefix.as_deref()),
+        ];
+        let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+        for (i, (option, value)) in given.enumerate() {
+            write!(f, "{}{option}={value}", if i == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
     }
 }

@@ -84,7 +84,7 @@ impl RedisConfig {
             self.sentinel_user = store.take_string("sentinel_user");
             self.sentinel_password = store.take_secret("sentinel_password");
         }
-        let compat = [("redis-py", Compat::RedisPy), ("python-redis-lock", Compat::PythonRedisLock)];
+        let compat = [Compat::RedisPy, Compat::PythonRedisLock].map(|compat| (compat.as_str(), compat));
         self.compat = store.take_choice("compat", &compat)?;
         self.key_prefix = store.take_string("key_prefix");
         self.connect_timeout = store.take_duration("connect_timeout")?.unwrap_or(self.connect_timeout);
@@ -192,6 +192,22 @@ mod tests {
             ("redis+cluster://a?replicas=1", RedisConfig::new(Topology::Cluster(vec![tcp("a", 6379)])).replicas(1)),
         ] {
             assert_eq!(RedisConfig::from_url(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_store_has_all_that_chooses_its_keys() {
+        for (text, shown) in [
+            ("redis://u:s3cret@h/3?timeout=2s", "redis://h:6379/3"),
+            ("redis://h/3?compat=redis-py", "redis://h:6379/3?compat=redis-py"),
+            (
+                "redis://h?key_prefix=app:&compat=python-redis-lock",
+                "redis://h:6379?compat=python-redis-lock&key_prefix=app:",
+            ),
+            ("redis+unix:///run/redis.sock?key_prefix=x&db=2", "redis+unix:///run/redis.sock?db=2&key_prefix=x"),
+            ("redis+cluster://a?key_prefix=x", "redis+cluster://a:6379?key_prefix=x"),
+        ] {
+            assert_eq!(RedisConfig::from_url(text).unwrap().to_string(), shown, "{text}");
         }
     }
 
