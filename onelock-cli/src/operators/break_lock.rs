@@ -32,7 +32,7 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
         let not_broken =
             |why: String| Failure::new(exit::NOT_ACQUIRED, format!("the lock \"{shown}\" was not broken: {why}"));
         let Some(holder) = holder else { return Err(not_broken("it is free".to_owned())) };
-        let seen = choose_holder(&args, &holder)?.ok_or_else(|| not_broken(changed(Some(&holder))))?;
+        let seen = choose_holder(&args, &holder)?.ok_or_else(|| not_broken(none_fits(&holder)))?;
         if asks {
             print_holders(&shown, &seen)?;
             if !confirm(&shown)? {
@@ -53,6 +53,17 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
 fn changed(now: Option<&Holder>) -> String {
     let now = now.map_or_else(|| "free".to_owned(), |holder| format!("held by {holder}"));
     format!("it has changed, and is now {now}")
+}
+
+fn none_fits(holder: &Holder) -> String {
+    match holder.more {
+        0 => changed(Some(holder)),
+        more => format!(
+            "none of the {} holders that the store names fits, and {more} more hold the lock; end the process of the \
+             one that you mean",
+            holder.others.len() + 1
+        ),
+    }
 }
 
 /// Returns the holder whose part of the lock is to be broken, if any fits. Of several that fit, the
@@ -103,4 +114,17 @@ pub(crate) async fn break_version(
 fn operator() -> String {
     let (user, host) = (who::user(), who::host());
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.as_deref().unwrap_or("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_that_is_not_named_has_not_changed() {
+        let holder = Holder::default().with_owner("one".to_owned()).with_others(vec![Holder::default()]);
+        assert_eq!(none_fits(&holder), "it has changed, and is now held by one, and 1 other holder");
+        let more = none_fits(&holder.with_more(4));
+        assert!(more.starts_with("none of the 2 holders that the store names fits, and 4 more hold"), "{more}");
+    }
 }
