@@ -71,11 +71,25 @@ fn flock_with_its_shared_mode_is_one_of_the_readers() {
         "echo held; exec sleep 1000",
     ]));
     reader.expect_line("held");
-    let listed = stdout(&mut onelock(["list", "--url", &locks.url()]));
-    assert!(listed.contains(" without a record  -    -      shared  -"), "{listed}");
     assert_eq!(attempt(&locks, ["-s"]), 0);
     assert_eq!(attempt(&locks, []), 1);
     assert_eq!(attempt(&locks, ["--permits", "2"]), 1);
+}
+
+#[test]
+// verifies: P12
+fn a_lock_that_only_flock_used_is_listed_in_its_mode() {
+    let locks = Locks::new();
+    assert_eq!(code(locks.run(["other"]).arg("true")), 0, "this makes the directory");
+    for (option, mode) in [("-s", "shared"), ("-x", "excl")] {
+        let mut holder = Command::new("flock");
+        holder.args([option, "-F"]).arg(locks.file()).args(["sh", "-c", "echo held; exec sleep 1000"]);
+        let mut holder = Running::start(&mut holder);
+        holder.expect_line("held");
+        let listed = stdout(&mut onelock(["list", "--url", &locks.url()]));
+        let row = listed.lines().find(|line| line.contains(" without a record ")).expect(&listed);
+        assert!(row.contains(&format!(" {mode} ")), "{row}");
+    }
 }
 
 #[test]
