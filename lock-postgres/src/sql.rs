@@ -113,10 +113,14 @@ impl Statements {
 /// or the planner leaves the call out.
 ///
 /// With `synchronous_commit = off` the server would answer before the lock is on disk, and forget
-/// it in a crash.
+/// it in a crash. Only a warning tells that a standby has not confirmed a commit.
 pub(crate) fn settings(config: &PostgresConfig) -> String {
+    let warned = match config.replicas {
+        Replicas::Any => "",
+        Replicas::Sync => "set_config('client_min_messages', 'warning', true) <> '' and ",
+    };
     format!(
-        "with c as materialized (select set_config('synchronous_commit', 'on', true) = 'on' and {} as is_set)",
+        "with c as materialized (select set_config('synchronous_commit', 'on', true) = 'on' and {warned}{} as is_set)",
         bounded(config)
     )
 }
