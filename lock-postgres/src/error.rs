@@ -28,6 +28,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
         "this PostgreSQL accepts no writes: it is a standby, or default_transaction_read_only is on; connect to the \
          primary, or name all servers (postgres://HOST1,HOST2/DB) to find it",
     ),
+    ("40003", ErrorKind::Unavailable, true, true, "the server cannot tell whether the statement took effect"),
     (
         "40",
         ErrorKind::Unavailable,
@@ -128,7 +129,12 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
         "the database's encoding lacks a character of the owner or of the operator's name; use a database in UTF8",
     ),
     ("08", ErrorKind::Unavailable, true, true, "the connection to PostgreSQL broke"),
+    // Poolers report a lost server so, also after it has committed.
+    ("58", ErrorKind::Other, true, true, FAILED_INSIDE),
+    ("XX", ErrorKind::Other, true, true, FAILED_INSIDE),
 ];
+
+const FAILED_INSIDE: &str = "PostgreSQL, or a pooler before it, failed in its inside; see its log";
 
 /// Converts to an [`Error`] with advice, which is ambiguous unless PostgreSQL certainly did
 /// nothing.
@@ -153,7 +159,8 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
         let known = ANSWERS.iter().find(|(prefix, ..)| code.code().starts_with(prefix));
         return match known {
             Some((_, kind, retryable, unsure, advice)) => (*kind, *retryable, *unsure, (*advice).into()),
-            None => (ErrorKind::Other, false, false, "PostgreSQL returned an error".into()),
+            // A pooler may report a lost server by a code of its own.
+            None => (ErrorKind::Other, false, true, "PostgreSQL, or a pooler before it, returned an error".into()),
         };
     }
     if let Some(advice) = own_limit(error).filter(|_| matches!(phase, Phase::Connect)) {

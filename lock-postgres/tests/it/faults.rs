@@ -86,6 +86,30 @@ async fn a_terminated_backend_process_is_an_ambiguous_error_or_none() {
     }
 }
 
+#[tokio::test]
+// verifies: lost-reply
+async fn an_unknown_error_leaves_open_whether_it_was_done() {
+    let server = fixture::server();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &request("a", LONG)).await;
+    // Codes of poolers, of servers like PostgreSQL, and of none at all.
+    for (code, is_retryable) in [("XX000", true), ("58000", true), ("40003", true), ("ZZ999", false)] {
+        server.sql(&format!(
+            "create or replace function fails() returns trigger language plpgsql as
+                $$ begin raise exception 'the server is lost' using errcode = '{code}'; end $$;
+            create or replace trigger fails before insert or update on onelock for each row execute function fails()"
+        ));
+        let acquired = backend.acquire(&request("b", LONG)).await.unwrap_err();
+        let renewed = backend.renew(&lease).await.unwrap_err();
+        let released = backend.release(&lease, Duration::ZERO).await.unwrap_err();
+        for error in [acquired, renewed, released] {
+            assert_eq!((error.is_ambiguous(), error.is_retryable()), (true, is_retryable), "{error:?}");
+        }
+    }
+    server.sql("drop trigger fails on onelock");
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
 /// A transaction of psql that stays open until the returned value is dropped.
 struct OpenTransaction(std::process::Child);
 
