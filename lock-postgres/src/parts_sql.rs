@@ -129,7 +129,8 @@ fn held() -> String {
 }
 
 /// Ends the part of the id in the row `l`, after `hold` seconds. `by` is null for a release.
-/// Removes minimum holds that are over.
+/// Removes minimum holds that are over. If a third party has ended the lock before its parts, none
+/// of these becomes valid again; those of crashed holders stay, because they have to be reported.
 fn ended(hold: &str, by: &str) -> String {
     format!(
         "seq = l.seq + 1,
@@ -144,8 +145,8 @@ fn ended(hold: &str, by: &str) -> String {
                     case when q.id = {ID} then clock_timestamp() + make_interval(secs => {hold}) else q.ends end as ends
                 from {PARTS} with ordinality q ({PART}, n) where case
                     when q.id = {ID} then {hold} > 0
-                    when q.id is null then q.ends > clock_timestamp()
-                    else true end
+                    when l.expires_at > clock_timestamp() then q.id is not null or q.ends > clock_timestamp()
+                    else q.id is not null and q.ends <= clock_timestamp() end
             ) p
         )"
     )

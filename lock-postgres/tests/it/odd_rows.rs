@@ -60,12 +60,25 @@ async fn a_lock_that_an_operator_ended_by_sql_keeps_no_parts() {
 async fn a_release_revives_no_lock_that_an_operator_ended() {
     let server = server();
     let backend = client(server.addr());
-    let (first, _) = granted(&backend, &reader("job")).await;
-    let (second, _) = granted(&backend, &reader("job")).await;
-    server.sql("update onelock set expires_at = now() - interval '1 second'");
-    assert_eq!(backend.release(&first, Duration::ZERO).await.unwrap(), Release::Released);
-    assert_eq!(backend.inspect(&first.name).await.unwrap(), None);
-    assert!(matches!(backend.renew(&second).await, Ok(Renewal::Lost(_))), "the lock was ended");
+    for hold_for in [Duration::ZERO, LONG] {
+        let (crashed, _) = granted(&backend, &reader("job")).await;
+        let (first, _) = granted(&backend, &reader("job")).await;
+        let (second, _) = granted(&backend, &reader("job")).await;
+        let (kept, _) = granted(&backend, &reader("job")).await;
+        assert_eq!(backend.release(&kept, LONG).await.unwrap(), Release::Released);
+        server.sql(
+            "update onelock set part_ends[1] = now() - interval '1 second', expires_at = now() - interval '1 second'",
+        );
+        assert_eq!(backend.release(&first, hold_for).await.unwrap(), Release::Released);
+        let holder = backend.inspect(&first.name).await.unwrap();
+        assert_eq!(holder.map(|holder| holder.others.len()), (!hold_for.is_zero()).then_some(0), "{hold_for:?}");
+        assert!(matches!(backend.renew(&second).await, Ok(Renewal::Lost(_))), "the lock was ended");
+        // The minimum hold ends.
+        server.sql("update onelock set part_ends[2] = now(), expires_at = now() where cardinality(part_ends) = 2");
+        let (last, grant) = granted(&backend, &reader("job")).await;
+        assert_eq!(grant.crashed.map(|crashed| crashed.token), Some(crashed.token), "{hold_for:?}");
+        assert_eq!(backend.release(&last, Duration::ZERO).await.unwrap(), Release::Released);
+    }
 }
 
 #[tokio::test]
