@@ -88,9 +88,11 @@ impl Table {
             Ok(seen) => seen,
             Err(error) => return Ok(AcquireOutcome::Granted(grant.with_crashed(unknown_crash(request, &error)))),
         };
+        if seen.as_ref().is_some_and(|seen| seen.has_id(request.id)) {
+            return Ok(AcquireOutcome::Granted(grant.with_already_ours(true)));
+        }
         let grant = grant.with_previous_token(seen.as_ref().and_then(|seen| seen.token().ok()));
         Ok(AcquireOutcome::Granted(match seen {
-            Some(seen) if seen.has_id(request.id) => grant.with_already_ours(true),
             Some(seen) if seen.mode.may_be_joined() => grant.with_crashed(self.crashed_parts(request, seen.mode).await),
             seen => grant.with_crashed(seen.and_then(|seen| seen.crashed())),
         }))
