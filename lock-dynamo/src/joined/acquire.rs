@@ -180,7 +180,9 @@ impl DynamoBackend {
         let many = judged.ended.len() >= ENDED;
         // Dead parts first: while they stay, a late renewal could hold one part too many.
         let ended = judged.ended.iter().filter(|part| many || !recent(part));
-        let gone: Vec<_> = judged.dead.iter().chain(ended).take(REMOVED).copied().collect();
+        // The same expression ends places of the queue.
+        let most = REMOVED.saturating_sub(turn.over.len());
+        let gone: Vec<_> = judged.dead.iter().chain(ended).take(most).copied().collect();
         // The condition of a join without a record needs both.
         let is_readable = seen.fence.is_some() && !seen.has_odd_mark;
         if gone.is_empty() && seen.places.is_empty() && is_readable && request.mode == Mode::Shared {

@@ -15,7 +15,7 @@ use lock_core::{
 use self::clauses::{number, text};
 pub(crate) use self::joined::{NewPart, part_end};
 use crate::{
-    attributes::{Attribute, Layout, Schema},
+    attributes::{Attribute, Layout},
     record::{self, Record},
 };
 
@@ -85,10 +85,8 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::new(layout, record::version(request.id));
         let fence = write.grant(request, now, Some(token), idle);
         write.unmark_if(unmark);
-        if layout.schema != Schema::Native {
-            // In the native schema, onelock's own releases have removed them.
-            write.clear_leftovers(request);
-        }
+        // A third party may have marked a minimum hold as released.
+        write.clear_leftovers(request);
         if queued {
             let place = write.place(0);
             write.remove_path(&place);

@@ -6,11 +6,14 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use lock_core::{
     Mode,
-    backend::{AcquireRequest, Backend},
+    backend::{AcquireRequest, Backend, LeaseId, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
-use crate::fixture::{Table, granted, outlive, refused, released, request};
+use crate::{
+    fixture::{Table, granted, outlive, refused, released, request},
+    modes::{item, reader},
+};
 
 const LONG: Duration = Duration::from_secs(60);
 /// The most places of a queue.
@@ -85,4 +88,33 @@ async fn a_full_queue_of_dead_places_fits_into_one_request() {
         assert!(places(&table).await.is_empty());
         released(&backend, &lease).await;
     }
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn ended_parts_and_dead_places_fit_into_one_request() {
+    const ENDED: usize = 200;
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let reading = granted(&backend, &reader("job")).await;
+    let ttl = Duration::from_secs(1);
+    for _ in 0..MOST {
+        refused(&backend, &waiter(ttl)).await;
+    }
+    let part = [("free_at", AttributeValue::N("1".into())), ("released", AttributeValue::S("1".into()))];
+    let part: HashMap<_, _> = part.map(|(name, value)| (name.to_owned(), value)).into();
+    let mut parts = item(&table, "job").await["parts"].as_m().unwrap().clone();
+    parts.extend((0..ENDED).map(|_| (LeaseId::random().to_string(), AttributeValue::M(part.clone()))));
+    let update = table.client.update_item().table_name(&table.name).key("key", AttributeValue::S("job".into()));
+    let update = update.update_expression("SET parts = :parts");
+    update.expression_attribute_values(":parts", AttributeValue::M(parts)).send().await.unwrap();
+    assert_eq!(places(&table).await.len(), MOST);
+    outlive(ttl).await;
+    // The first one has to remove all places, and the next one the rest of the parts.
+    for left in [ENDED - (ENDED - MOST) + 2, 3] {
+        granted(&backend, &reader("job")).await;
+        assert!(places(&table).await.is_empty());
+        assert_eq!(item(&table, "job").await["parts"].as_m().unwrap().len(), left);
+    }
+    assert_eq!(backend.renew(&reading).await.unwrap(), Renewal::Renewed);
 }

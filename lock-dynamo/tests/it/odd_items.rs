@@ -59,6 +59,23 @@ async fn an_item_that_an_earlier_version_changed_has_one_mode() {
 }
 
 #[tokio::test]
+// verifies: P1
+async fn a_minimum_hold_that_an_operator_released_leaves_no_trace() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let before = granted(&backend, &request("job", LONG)).await;
+    assert_eq!(backend.release(&before, LONG).await.unwrap(), Release::Released);
+    refused(&backend, &request("job", LONG)).await;
+    set(&table, "job", "SET released = :one", &[(":one", AttributeValue::S("1".into()))]).await;
+    let next = granted(&backend, &request("job", LONG)).await;
+    assert_eq!(backend.renew(&next).await.unwrap(), Renewal::Renewed);
+    refused(&backend, &request("job", LONG)).await;
+    released(&backend, &next).await;
+    let last = granted(&backend, &request("job", LONG)).await;
+    released(&backend, &last).await;
+}
+
+#[tokio::test]
 // verifies: P12, not-ours
 async fn parts_that_cannot_be_read_keep_the_lock_held() {
     let table = Table::new(Schema::Native).await;
