@@ -86,6 +86,7 @@ impl ObjectBackend {
         let on = free.map(|version| version.tag.clone());
         // Before the request, so that a release finds it if this future is dropped.
         let unanswered = LeaseWrites::Unanswered { on: on.clone(), record: Box::new(record.clone()) };
+        let earlier = self.leases.get(&request.id);
         self.leases.put(request.id, unanswered);
         let written = self.put(&request.name, &record, on.as_ref()).await;
         match written {
@@ -93,13 +94,14 @@ impl ObjectBackend {
                 self.leases.put(request.id, LeaseWrites::Confirmed(Box::new(Version { tag, record })));
                 Ok(Some(Grant::default().with_token(token).with_previous_token(previous_token)))
             }
+            // An earlier request to acquire may still be under way.
             Ok(Written::Refused(_)) => {
-                self.leases.take(&request.id);
+                self.leases.put_back(request.id, earlier);
                 Ok(None)
             }
             Err(error) => {
                 if !error.is_ambiguous() {
-                    self.leases.take(&request.id);
+                    self.leases.put_back(request.id, earlier);
                 }
                 Err(error)
             }

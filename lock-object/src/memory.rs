@@ -60,6 +60,14 @@ impl<K: Hash + Eq + Clone, V: Clone> Recent<K, V> {
         entries.map.get(key).map(|(_, value)| value.clone())
     }
 
+    /// Restores what was known before a [`put`](Self::put).
+    pub(crate) fn put_back(&self, key: K, before: Option<V>) {
+        match before {
+            Some(before) => self.put(key, before),
+            None => drop(self.take(&key)),
+        }
+    }
+
     pub(crate) fn take(&self, key: &K) -> Option<V> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.map.remove(key).map(|(_, value)| value)

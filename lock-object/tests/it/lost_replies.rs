@@ -147,6 +147,34 @@ async fn an_acquire_that_arrives_after_its_release_fails() {
 }
 
 #[tokio::test]
+// verifies: late-request
+async fn a_throttled_retry_does_not_forget_the_request_before_it() {
+    let setup = setup().await;
+    let used = granted(&setup.other, &request(&name("used"), TTL)).await;
+    let _ = setup.other.release(&used, Duration::ZERO).await.unwrap();
+    for at in ["new", "used"] {
+        for (status, code, kind) in
+            [(503, "SlowDown", ErrorKind::Throttled), (409, "ConditionalRequestConflict", ErrorKind::Throttled)]
+        {
+            let late = request(&name(at), TTL);
+            abandoned(&setup, 1, setup.backend.acquire(&late)).await;
+            setup.wire.next(None);
+            setup.wire.next(Fault::RefuseXml(status, code));
+            if status == 409 {
+                // The attempt reads and writes once more.
+                setup.wire.next(None);
+                setup.wire.next(Fault::RefuseXml(503, "SlowDown"));
+            }
+            assert_eq!(setup.backend.acquire(&late).await.unwrap_err().kind(), kind);
+            let answer = setup.backend.release(&late.lease(None), Duration::ZERO).await.unwrap();
+            assert_eq!(answer, Release::NotHeld(None));
+            arrives(&setup).await;
+            assert!(setup.is_free(at).await, "{at} {code}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_acquire_that_arrives_before_its_release_is_undone() {
     let setup = setup().await;
     let late = request(&name("a"), TTL);
