@@ -27,7 +27,8 @@ use crate::{
 ///
 /// Every operation is one statement, so one round trip. Only the refusal of a shared lock, of a
 /// permit, or by their holders takes two. The connection is opened by the first one,
-/// and again by the first one after it broke. Waiters listen on a second connection.
+/// which also asks for the schema of a table that is named without one, and again by the first one
+/// after it broke. Waiters listen on a second connection.
 #[derive(Debug, Clone)]
 pub struct PostgresBackend {
     table: Arc<Table>,
@@ -56,7 +57,7 @@ impl PostgresBackend {
         // The servers may be silent, except the last.
         let servers = u32::try_from(server.hosts.len()).unwrap_or(u32::MAX);
         let attempt_timeout = config.connect_timeout.saturating_mul(servers).saturating_add(config.timeout);
-        let shedlock = (config.schema == Schema::ShedLock).then(|| Arc::new(ShedLock::new(&full)));
+        let shedlock = (config.schema == Schema::ShedLock).then(|| Arc::new(ShedLock::default()));
         // ShedLock notifies no waiter.
         let listener = match (config.wake && shedlock.is_none(), &config.listen) {
             (false, _) => None,

@@ -176,7 +176,8 @@ impl PostgresConfig {
         }
     }
 
-    /// Sets the table of the locks: `table`, or `schema.table`.
+    /// Sets the table of the locks: `table`, or `schema.table`. Without a schema, it is the first
+    /// one on the search path of the user and the database.
     #[must_use]
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = Some(table.into());
@@ -266,15 +267,24 @@ impl PostgresConfig {
         Ok(())
     }
 
-    fn table_name(&self) -> &str {
+    /// Whether the name of the table has its schema.
+    pub(crate) fn names_schema(&self) -> bool {
+        self.table_name().contains('.')
+    }
+
+    pub(crate) fn table_name(&self) -> &str {
         self.table.as_deref().unwrap_or(self.schema.default_table())
     }
 
-    /// The table, quoted for SQL.
+    /// The table as the config names it, quoted for SQL.
     pub(crate) fn quoted_table(&self) -> String {
-        let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
         self.table_name().split('.').map(quoted).collect::<Vec<_>>().join(".")
     }
+}
+
+/// A name, quoted for SQL.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Formats a config string without secrets, which names this store in logs and errors.

@@ -173,10 +173,14 @@ fn clock(facts: &Facts) -> Finding {
 }
 
 async fn examine_table(table: &Table) -> Vec<Finding> {
+    let name = match table.place.wanted(&table.connection).await {
+        Ok(name) => name,
+        Err(error) => return vec![unanswered("table", &error)],
+    };
     let shape = match table.shape().await {
         Ok(Some(shape)) => shape,
         Ok(None) => {
-            let text = format!("there is no table {}", table.quoted);
+            let text = format!("there is no table {name}");
             return vec![Finding::unfit("table", text).advice("run onelock init, or check the option table")];
         }
         Err(error) => return vec![unanswered("table", &error)],
@@ -185,15 +189,15 @@ async fn examine_table(table: &Table) -> Vec<Finding> {
     let mut findings: Vec<_> = shape.problems.iter().map(|text| finding(Level::Unfit, text)).collect();
     findings.extend(shape.warnings.iter().map(|text| finding(Level::Warning, text)));
     if findings.is_empty() {
-        findings.push(Finding::good("table", format!("{} has the columns of locks, and is logged", table.quoted)));
+        findings.push(Finding::good("table", format!("{name} has the columns of locks, and is logged")));
     }
-    match table.connection.query(RIGHTS, &[(&table.quoted, Type::TEXT)]).await {
+    match table.connection.query(RIGHTS, &[(&name, Type::TEXT)]).await {
         Ok(answer) => {
             let missing: String = answer.rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default();
             findings.push(if missing.is_empty() {
                 Finding::good("rights", "this user may select, insert, update and delete")
             } else {
-                Finding::unfit("rights", format!("this user lacks {missing} on {}", table.quoted))
+                Finding::unfit("rights", format!("this user lacks {missing} on {name}"))
                     .advice("grant select, insert, update and delete on the table")
             });
         }

@@ -111,13 +111,15 @@ impl Table {
         if self.shape().await?.is_some() {
             return Ok(false);
         }
-        self.connection.query(&create(&self.quoted, self.schema), &[]).await?;
+        let table = self.place.wanted(&self.connection).await?;
+        self.connection.query(&create(&table, self.config.schema), &[]).await?;
         Ok(true)
     }
 
     /// Compares the table with what the statements need. Returns `None` if there is no table.
     pub(crate) async fn shape(&self) -> Result<Option<Shape>, Error> {
-        let rows = self.connection.query(SHAPE, &[(&self.quoted, Type::TEXT)]).await?.rows;
+        let table = self.place.wanted(&self.connection).await?;
+        let rows = self.connection.query(SHAPE, &[(&table, Type::TEXT)]).await?.rows;
         let Some(row) = rows.first() else { return Ok(None) };
         let read = || {
             let columns: Option<Vec<String>> = row.try_get(2)?;
@@ -135,7 +137,7 @@ impl Table {
         let native = |(name, kind, is_mandatory): &(&str, &str, bool)| {
             format!("{name} {kind}{}", if *is_mandatory { " not null" } else { "" })
         };
-        let missing: Vec<String> = match self.schema {
+        let missing: Vec<String> = match self.config.schema {
             Schema::Native => COLUMNS.iter().map(native).filter(|wanted| !columns.contains(wanted)).collect(),
             Schema::ShedLock => {
                 let missing = SHEDLOCK_COLUMNS.iter().filter(|wanted| !has_column(&columns, **wanted));

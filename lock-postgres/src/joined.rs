@@ -136,7 +136,7 @@ impl Table {
             (&mode, Type::TEXT),
             (&places, Type::INT4),
         ];
-        let rows = self.write(&self.sql.parts.join, parameters).await?;
+        let rows = self.write(&self.sql().await?.parts.join, parameters).await?;
         let (mut grant, mut crashed) = (None, Vec::new());
         for row in rows {
             if row.try_get("is_grant").map_err(unreadable)? { grant = Some(row) } else { crashed.push(row) }
@@ -163,7 +163,7 @@ impl Table {
             (&ttl, Type::FLOAT8),
             (&request.waits, Type::BOOL),
         ];
-        let rows = self.connection.query(&self.sql.parts.state, parameters).await?.rows;
+        let rows = self.connection.query(&self.sql().await?.parts.state, parameters).await?.rows;
         rows.first().map_or(Ok(()), |row| self.require_synchronous(row))?;
         State::read(&rows)
     }
@@ -178,7 +178,10 @@ impl Table {
     /// Returns the holders of parts that crashed before an exclusive lock was granted.
     pub(crate) async fn crashed_parts(&self, request: &AcquireRequest, mode: Mode) -> Option<Holder> {
         let name = request.name.as_str().as_bytes();
-        let answer = self.connection.query(&self.sql.parts.crashed, &[(&name, Type::BYTEA)]).await;
+        let answer = match self.sql().await {
+            Ok(sql) => self.connection.query(&sql.parts.crashed, &[(&name, Type::BYTEA)]).await,
+            Err(error) => Err(error),
+        };
         answer
             .and_then(|answer| read_parts(&answer.rows, mode))
             .unwrap_or_else(|error| Some(unknown_crash(request, &error).with_mode(mode)))
@@ -194,7 +197,7 @@ impl Table {
         let ttls: Vec<_> = leases.iter().map(|lease| lease.ttl.as_secs_f64()).collect();
         let parameters: &Parameters<'_> =
             &[(&names, Type::BYTEA_ARRAY), (&ids, Type::TEXT_ARRAY), (&ttls, Type::FLOAT8_ARRAY)];
-        let rows = self.write(&self.sql.parts.renew, parameters).await?;
+        let rows = self.write(&self.sql().await?.parts.renew, parameters).await?;
         let mut renewals = HashMap::new();
         for row in &rows {
             let ids: Vec<&str> = row.try_get("ids").map_err(unreadable)?;
@@ -219,13 +222,13 @@ impl Table {
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
         let holding: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
-        if !self.connection.query(&self.sql.parts.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&self.sql().await?.parts.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
-        let state = State::read(&self.connection.query(&self.sql.parts.refuse_later, parameters).await?.rows)?;
+        let state = State::read(&self.connection.query(&self.sql().await?.parts.refuse_later, parameters).await?.rows)?;
         // A request of this id may have been granted between the two. From now on none is.
-        if !self.connection.query(&self.sql.parts.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&self.sql().await?.parts.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let other = state.held().filter(|lock| !state.is_ended && lock.is_another_holders());
@@ -236,7 +239,7 @@ impl Table {
         let id = id.to_string();
         let parameters: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&by, Type::TEXT), (&channel, Type::TEXT)];
-        Ok(!self.connection.query(&self.sql.parts.break_part, parameters).await?.rows.is_empty())
+        Ok(!self.connection.query(&self.sql().await?.parts.break_part, parameters).await?.rows.is_empty())
     }
 }
 

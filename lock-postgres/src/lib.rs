@@ -17,6 +17,7 @@ mod listen;
 mod named;
 mod part;
 mod parts_sql;
+mod place;
 mod row;
 mod shedlock;
 mod sql;

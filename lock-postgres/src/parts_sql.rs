@@ -72,8 +72,7 @@ pub(crate) fn holders(more: &str, from: &str) -> String {
 }
 
 impl PartStatements {
-    pub(crate) fn new(config: &PostgresConfig) -> Self {
-        let table = config.quoted_table();
+    pub(crate) fn new(config: &PostgresConfig, table: &str) -> Self {
         let settings = settings(config);
         let granting = match config.replicas {
             Replicas::Any => "c.is_set".to_owned(),
@@ -81,9 +80,9 @@ impl PartStatements {
         };
         let listed = format!("{JOINED} and {ID} = any(l.part_ids)");
         Self {
-            join: join(&table, &settings, &granting),
-            state: state(&table, &settings),
-            renew: renew(&table, &settings, &granting),
+            join: join(table, &settings, &granting),
+            state: state(table, &settings),
+            renew: renew(table, &settings, &granting),
             release: format!(
                 "{settings}, released as (
                     update {table} l set {ended} from c where l.name = $1 and {listed} and c.is_set
@@ -92,7 +91,7 @@ impl PartStatements {
                 ended = ended("$3", "null::text"),
                 notify = notify("$4"),
             ),
-            refuse_later: refuse_later(&table, &settings),
+            refuse_later: refuse_later(table, &settings),
             break_part: format!(
                 "{settings}, broken as (
                     update {table} l set {ended} from c where l.name = $1 and {listed} and c.is_set

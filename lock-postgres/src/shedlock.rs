@@ -14,11 +14,11 @@ use lock_core::{
     Error, ErrorKind, Holder, LockName, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Grant, Lease, LeaseId, Listing, OddEntry, Release, Renewal},
 };
+use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::Type};
 
 use crate::{
     config::PostgresConfig,
-    connection::ConnectionSlot,
     error::{overtaken, released_before, unreadable},
     init::unsuitable,
     row::{span, time},
@@ -47,15 +47,21 @@ const RELEASED: &str = "released ";
 const LONGEST_OWNER: usize = 200;
 
 /// The operations on ShedLock's table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ShedLock {
+    sql: OnceCell<ShedStatements>,
+    /// Whether the table was found to be fit.
+    is_checked: AtomicBool,
+}
+
+/// The statements for one table.
+#[derive(Debug)]
+struct ShedStatements {
     acquire: String,
     look: String,
     renew: String,
     release: String,
     list: String,
-    /// Whether the table was found to be fit.
-    is_checked: AtomicBool,
 }
 
 /// A row of ShedLock's table, as it was at one moment.
@@ -67,9 +73,9 @@ pub(crate) struct ShedRow {
     now: f64,
 }
 
-impl ShedLock {
-    pub(crate) fn new(config: &PostgresConfig) -> Self {
-        let (table, settings) = (config.quoted_table(), settings(config));
+impl ShedStatements {
+    fn new(config: &PostgresConfig, table: &str) -> Self {
+        let settings = settings(config);
         Self {
             // The condition on `lock_until` is checked again on the latest row, after a wait.
             acquire: format!(
@@ -108,8 +114,15 @@ impl ShedLock {
                 "select {COLUMNS} from {table} l where starts_with(l.name::text, $1) and l.lock_until > {NOW}
                 order by l.name collate \"C\""
             ),
-            is_checked: AtomicBool::new(false),
         }
+    }
+}
+
+impl ShedLock {
+    /// Returns the statements, which name the schema of the table.
+    async fn sql(&self, table: &Table) -> Result<&ShedStatements, Error> {
+        let build = async || Ok(ShedStatements::new(&table.config, table.place.known(&table.connection).await?));
+        self.sql.get_or_try_init(build).await
     }
 
     /// Refuses a table whose times would end a lease too early. Asks once.
@@ -134,7 +147,7 @@ impl ShedLock {
         let rows = table
             .connection
             .query(
-                &self.acquire,
+                &self.sql(table).await?.acquire,
                 &[(&name, Type::TEXT), (&id, Type::TEXT), (&locked_by, Type::TEXT), (&ttl, Type::FLOAT8)],
             )
             .await?
@@ -154,7 +167,7 @@ impl ShedLock {
             Some(seen) if seen.is_held() => seen,
             Some(seen) if seen.was_released_by(request.id) => return Err(released_before()),
             // Another client won the race for a free lock. It may have released it since.
-            _ => match self.look(&table.connection, &[name]).await?.remove(name) {
+            _ => match self.look(table, &[name]).await?.remove(name) {
                 Some(row) if row.is_of(request.id) => return Err(overtaken()),
                 Some(row) => row,
                 None => return Ok(AcquireOutcome::Contended(Holder::default())),
@@ -163,8 +176,8 @@ impl ShedLock {
         Ok(AcquireOutcome::Contended(row.holder()))
     }
 
-    async fn look(&self, connection: &ConnectionSlot, names: &[&str]) -> Result<HashMap<String, ShedRow>, Error> {
-        let rows = connection.query(&self.look, &[(&names, Type::TEXT_ARRAY)]).await?.rows;
+    async fn look(&self, table: &Table, names: &[&str]) -> Result<HashMap<String, ShedRow>, Error> {
+        let rows = table.connection.query(&self.sql(table).await?.look, &[(&names, Type::TEXT_ARRAY)]).await?.rows;
         rows.iter().map(|row| ShedRow::read(row).map(|row| (row.name.clone(), row))).collect()
     }
 
@@ -181,7 +194,10 @@ impl ShedLock {
         let ttls: Vec<_> = leases.iter().map(|lease| lease.ttl.as_secs_f64()).collect();
         let rows = table
             .connection
-            .query(&self.renew, &[(&names, Type::TEXT_ARRAY), (&ids, Type::TEXT_ARRAY), (&ttls, Type::FLOAT8_ARRAY)])
+            .query(
+                &self.sql(table).await?.renew,
+                &[(&names, Type::TEXT_ARRAY), (&ids, Type::TEXT_ARRAY), (&ttls, Type::FLOAT8_ARRAY)],
+            )
             .await?
             .rows;
         let mut renewed = vec![false; leases.len()];
@@ -194,7 +210,7 @@ impl ShedLock {
         if renewed.iter().all(|renewed| *renewed) {
             return Ok(leases.iter().map(|_| Renewal::Renewed).collect());
         }
-        let found = self.look(&table.connection, &names).await?;
+        let found = self.look(table, &names).await?;
         let answer = |((lease, name), renewed): ((&Lease, &&str), bool)| match found.get(*name) {
             _ if renewed => Ok(Renewal::Renewed),
             Some(row) if row.is_of(lease.id) && row.is_held() => Err(overtaken()),
@@ -210,17 +226,17 @@ impl ShedLock {
     pub(crate) async fn release(&self, table: &Table, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let (name, id, hold_for) = (fitting(&lease.name)?, lease.id.to_string(), hold_for.as_secs_f64());
         let parameters: &[_] = &[(&name as _, Type::TEXT), (&id as _, Type::TEXT), (&hold_for as _, Type::FLOAT8)];
-        if !table.connection.query(&self.release, parameters).await?.rows.is_empty() {
+        if !table.connection.query(&self.sql(table).await?.release, parameters).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
-        let row = self.look(&table.connection, &[name]).await?.remove(name);
+        let row = self.look(table, &[name]).await?.remove(name);
         let another = row.filter(|row| row.is_held() && !row.locked_by.starts_with(RELEASED));
         Ok(Release::NotHeld(another.map(|row| row.holder())))
     }
 
     pub(crate) async fn inspect(&self, table: &Table, name: &LockName) -> Result<Option<Holder>, Error> {
         let name = fitting(name)?;
-        let row = self.look(&table.connection, &[name]).await?.remove(name);
+        let row = self.look(table, &[name]).await?.remove(name);
         Ok(row.filter(ShedRow::is_held).map(|row| row.holder()))
     }
 
@@ -228,7 +244,7 @@ impl ShedLock {
         if prefix.contains('\0') {
             return Ok(Listing::default());
         }
-        let rows = table.connection.query(&self.list, &[(&prefix, Type::TEXT)]).await?.rows;
+        let rows = table.connection.query(&self.sql(table).await?.list, &[(&prefix, Type::TEXT)]).await?.rows;
         let mut listing = Listing::default();
         for row in &rows {
             let row = ShedRow::read(row)?;

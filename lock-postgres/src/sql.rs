@@ -48,15 +48,14 @@ const UNUSED: &str = "l.id is null
 pub(crate) const SYNCHRONOUS: &str = "current_setting('synchronous_standby_names') <> ''";
 
 impl Statements {
-    pub(crate) fn new(config: &PostgresConfig) -> Self {
-        let table = config.quoted_table();
+    pub(crate) fn new(config: &PostgresConfig, table: &str) -> Self {
         let settings = settings(config);
         let granting = match config.replicas {
             Replicas::Any => "c.is_set".to_owned(),
             Replicas::Sync => format!("c.is_set and {SYNCHRONOUS}"),
         };
         Self {
-            acquire: acquire(&table, &settings, &granting, config.replicas),
+            acquire: acquire(table, &settings, &granting, config.replicas),
             // Without parts, because it is a part of every lost race.
             glance: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = $1"),
             look: format!("{} where l.name = any($1) order by l.name", holders("", &format!("{table} l"))),
@@ -69,8 +68,8 @@ impl Statements {
                     returning w.number
                 ) select number from renewed"
             ),
-            release: release(&table, &settings),
-            refuse_later: refuse_later(&table, &settings),
+            release: release(table, &settings),
+            refuse_later: refuse_later(table, &settings),
             break_lock: format!(
                 "{settings}, broken as (
                     update {table} l set id = null, last_id = l.id, broken_by = $3, seq = l.seq + 1, data = null,
@@ -80,9 +79,9 @@ impl Statements {
                 ) select {NOTIFY} from broken l",
                 NOTIFY = notify("$4"),
             ),
-            purge: purge(&table, &settings),
+            purge: purge(table, &settings),
             idle_names: format!("select l.name from {table} l where {idle} order by l.name", idle = idle()),
-            sweep: sweep(&table, &settings),
+            sweep: sweep(table, &settings),
             list: format!(
                 "{} where l.name >= $1 and ($2::bytea is null or l.name < $2) and l.expires_at > clock_timestamp()
                 order by l.name",
@@ -104,7 +103,7 @@ impl Statements {
                         < clock_timestamp() + make_interval(secs => {WAITER_SECONDS}) / 2",
                 bounded = bounded(config),
             ),
-            parts: PartStatements::new(config),
+            parts: PartStatements::new(config, table),
         }
     }
 }

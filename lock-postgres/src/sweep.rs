@@ -21,7 +21,8 @@ impl Table {
             let message = "the rows of PostgreSQL must be idle for at least 1d; choose a longer time";
             return Err(Error::new(ErrorKind::Config, message).with_operation(Operation::Purge));
         }
-        let rows = self.connection.query(&self.sql.idle_names, &[(&idle.as_secs_f64(), Type::FLOAT8)]).await?.rows;
+        let rows =
+            self.connection.query(&self.sql().await?.idle_names, &[(&idle.as_secs_f64(), Type::FLOAT8)]).await?.rows;
         let mut names = Vec::new();
         for row in &rows {
             let name: &[u8] = row.try_get(0).map_err(unreadable)?;
@@ -37,7 +38,7 @@ impl Table {
         for names in self.idle_names(idle).await?.chunks(BATCH) {
             let bytes: Vec<_> = names.iter().map(|name| name.as_str().as_bytes()).collect();
             let parameters: &[_] = &[(&idle.as_secs_f64() as _, Type::FLOAT8), (&bytes as _, Type::BYTEA_ARRAY)];
-            for row in &self.connection.query(&self.sql.sweep, parameters).await?.rows {
+            for row in &self.connection.query(&self.sql().await?.sweep, parameters).await?.rows {
                 let number: i64 = row.try_get(0).map_err(unreadable)?;
                 swept.extend(usize::try_from(number - 1).ok().and_then(|at| names.get(at)).cloned());
             }

@@ -8,14 +8,16 @@ use lock_core::{
         AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, PastHolder, Release, Renewal,
     },
 };
+use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::Type};
 
 use crate::{
-    config::{PostgresConfig, Replicas, Schema},
+    config::{PostgresConfig, Replicas},
     connection::{ConnectionSlot, Parameters},
     error::{not_synchronous, overtaken, released_before, unconfirmed, unreadable},
     joined::{owner_text, unknown_crash},
     listen::channel,
+    place::Place,
     row::{LockRow, fencing_token},
     sql::Statements,
 };
@@ -27,24 +29,33 @@ pub(crate) type Renewals = HashMap<LeaseId, Result<Renewal, Error>>;
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) connection: ConnectionSlot,
-    pub(crate) sql: Statements,
-    /// The table as SQL, which is also a part of the channels' names.
+    pub(crate) place: Place,
+    sql: OnceCell<Statements>,
+    /// The table as the config names it, which is a part of the channels' names.
     pub(crate) quoted: String,
-    replicas: Replicas,
-    pub(crate) schema: Schema,
+    pub(crate) config: PostgresConfig,
 }
 
 impl Table {
     pub(crate) fn new(connection: ConnectionSlot, config: &PostgresConfig) -> Self {
-        let (quoted, replicas, schema) = (config.quoted_table(), config.replicas, config.schema);
-        Self { connection, sql: Statements::new(config), quoted, replicas, schema }
+        let (place, quoted) = (Place::new(config), config.quoted_table());
+        Self { connection, place, sql: OnceCell::new(), quoted, config: config.clone() }
+    }
+
+    /// Returns the statements, which name the schema of the table.
+    pub(crate) async fn sql(&self) -> Result<&Statements, Error> {
+        let build = async || Ok(Statements::new(&self.config, self.place.known(&self.connection).await?));
+        match self.sql.get() {
+            Some(sql) => Ok(sql),
+            None => Box::pin(self.sql.get_or_try_init(build)).await,
+        }
     }
 
     /// Runs a statement that grants or renews. Such a statement must not count as done if a
     /// required standby may lack it.
     pub(crate) async fn write(&self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         let answer = self.connection.query(sql, parameters).await?;
-        if answer.warned && self.replicas == Replicas::Sync {
+        if answer.warned && self.config.replicas == Replicas::Sync {
             return Err(unconfirmed());
         }
         Ok(answer.rows)
@@ -60,7 +71,7 @@ impl Table {
         let reserved = i64::from(request.reserved_tokens);
         let rows = self
             .write(
-                &self.sql.acquire,
+                &self.sql().await?.acquire,
                 &[
                     (&name, Type::BYTEA),
                     (&id, Type::TEXT),
@@ -125,7 +136,8 @@ impl Table {
 
     /// Reads a row without its parts, on a server that may grant locks.
     async fn glance(&self, name: &LockName) -> Result<Option<LockRow>, Error> {
-        let rows = self.connection.query(&self.sql.glance, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
+        let rows =
+            self.connection.query(&self.sql().await?.glance, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
         let Some(row) = rows.first() else { return Ok(None) };
         self.require_synchronous(row)?;
         LockRow::read(row).map(Some)
@@ -145,12 +157,12 @@ impl Table {
 
     async fn rows_of(&self, names: &[&LockName]) -> Result<Vec<Row>, Error> {
         let names: Vec<_> = names.iter().map(|name| name.as_str().as_bytes()).collect();
-        Ok(self.connection.query(&self.sql.look, &[(&names, Type::BYTEA_ARRAY)]).await?.rows)
+        Ok(self.connection.query(&self.sql().await?.look, &[(&names, Type::BYTEA_ARRAY)]).await?.rows)
     }
 
     /// Refuses an answer of a server without synchronous standbys, if they are required.
     pub(crate) fn require_synchronous(&self, row: &Row) -> Result<(), Error> {
-        if self.replicas == Replicas::Sync && !row.try_get::<_, bool>("synchronous").map_err(unreadable)? {
+        if self.config.replicas == Replicas::Sync && !row.try_get::<_, bool>("synchronous").map_err(unreadable)? {
             return Err(not_synchronous());
         }
         Ok(())
@@ -181,7 +193,7 @@ impl Table {
         let ttls: Vec<_> = leases.iter().map(|lease| lease.ttl.as_secs_f64()).collect();
         let rows = self
             .write(
-                &self.sql.renew,
+                &self.sql().await?.renew,
                 &[(&names, Type::BYTEA_ARRAY), (&ids, Type::TEXT_ARRAY), (&ttls, Type::FLOAT8_ARRAY)],
             )
             .await?;
@@ -215,11 +227,11 @@ impl Table {
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&token, Type::INT8)];
         let sql = match lease.mode.may_be_joined() {
-            true => &self.sql.parts.advance_token,
-            false => &self.sql.advance_token,
+            true => &self.sql().await?.parts.advance_token,
+            false => &self.sql().await?.advance_token,
         };
         let is_held = !self.write(sql, parameters).await?.is_empty();
-        if !is_held && self.replicas == Replicas::Sync {
+        if !is_held && self.config.replicas == Replicas::Sync {
             // A server without synchronous standbys changes nothing, also of a held lock.
             self.glance(&lease.name).await?;
         }
@@ -234,13 +246,13 @@ impl Table {
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
         let holding: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
-        if !self.connection.query(&self.sql.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&self.sql().await?.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
-        let rows = self.connection.query(&self.sql.refuse_later, parameters).await?.rows;
+        let rows = self.connection.query(&self.sql().await?.refuse_later, parameters).await?.rows;
         // A request of this id may have been granted between the two. From now on none is.
-        if !self.connection.query(&self.sql.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&self.sql().await?.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let Some(row) = LockRow::read_with_parts(&rows)? else { return Ok(Release::NotHeld(None)) };
@@ -266,7 +278,8 @@ impl Table {
         let from = prefix.as_bytes();
         // Text has no byte 255, so the last byte can be raised.
         let to = from.split_last().map(|(last, rest)| [rest, &[last + 1]].concat());
-        let rows = self.connection.query(&self.sql.list, &[(&from, Type::BYTEA), (&to, Type::BYTEA)]).await?.rows;
+        let rows =
+            self.connection.query(&self.sql().await?.list, &[(&from, Type::BYTEA), (&to, Type::BYTEA)]).await?.rows;
         let mut listing = Listing::default();
         for rows in by_name(&rows) {
             let name: &[u8] = rows[0].try_get("name").map_err(unreadable)?;
@@ -299,7 +312,7 @@ impl Table {
         if let Ok(seq) = version.parse::<i64>() {
             let parameters: &Parameters<'_> =
                 &[(&bytes, Type::BYTEA), (&seq, Type::INT8), (&by, Type::TEXT), (&channel, Type::TEXT)];
-            if !self.connection.query(&self.sql.break_lock, parameters).await?.rows.is_empty() {
+            if !self.connection.query(&self.sql().await?.break_lock, parameters).await?.rows.is_empty() {
                 return Ok(Break::Broken);
             }
         }
@@ -307,14 +320,15 @@ impl Table {
     }
 
     pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        let rows = self.connection.query(&self.sql.purge, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
+        let rows =
+            self.connection.query(&self.sql().await?.purge, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
         rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(unreadable)
     }
 
     /// Makes releases of `name` notify for a while.
     pub(crate) async fn announce_waiter(&self, name: &LockName) -> Result<(), Error> {
         let parameters: &Parameters<'_> = &[(&name.as_str().as_bytes(), Type::BYTEA)];
-        self.connection.query(&self.sql.announce_waiter, parameters).await.map(drop)
+        self.connection.query(&self.sql().await?.announce_waiter, parameters).await.map(drop)
     }
 }
 

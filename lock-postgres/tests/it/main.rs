@@ -17,6 +17,7 @@ mod lost_replies;
 mod named;
 mod odd_rows;
 mod rows;
+mod search_path;
 mod shedlock;
 mod shedlock_replies;
 mod sweep;

@@ -1,0 +1,75 @@
+//! Finds the schema of a table whose name has none.
+//!
+//! The `search_path` of a session decides that otherwise, and a session of a pooler has that of
+//! another client. So the schema is read once, by the search path of the user and the database.
+
+use lock_core::{Error, ErrorKind};
+use tokio::sync::OnceCell;
+use tokio_postgres::types::Type;
+
+use crate::{
+    config::{PostgresConfig, quoted},
+    connection::ConnectionSlot,
+    error::unreadable,
+};
+
+/// The first schema that has the table, or else the first one, in which it would be created. A
+/// temporary table is none of ours.
+const SCHEMA: &str = "with c as materialized (
+        select set_config('search_path', reset_val, true) as path from pg_settings where name = 'search_path'
+    )
+    select s.schema::text, t.oid is not null
+    from c, lateral unnest(case when c.path is not null then current_schemas(false) end) with ordinality s (schema, n)
+        left join pg_namespace p on p.nspname = s.schema
+        left join pg_class t on t.relnamespace = p.oid and t.relname = $1
+    where s.schema not like 'pg\\_temp%' order by t.oid is null, s.n limit 1";
+
+/// The table of a config.
+#[derive(Debug)]
+pub(crate) struct Place {
+    name: String,
+    /// The name with its schema, once the table was found.
+    found: OnceCell<String>,
+}
+
+impl Place {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        let found = OnceCell::new_with(config.names_schema().then(|| config.quoted_table()));
+        Self { name: config.table_name().to_owned(), found }
+    }
+
+    /// Returns the quoted name of the table, with its schema.
+    pub(crate) async fn known(&self, connection: &ConnectionSlot) -> Result<&str, Error> {
+        let find = async || match self.find(connection).await? {
+            (name, true) => Ok(name),
+            // It fails as the statement itself would, unless the table has just been created.
+            (name, false) => connection.query(&format!("select from {name} limit 0"), &[]).await.map(|_| name),
+        };
+        // Boxed, to keep the future of every request small.
+        match self.found.get() {
+            Some(name) => Ok(name),
+            None => Box::pin(self.found.get_or_try_init(find)).await.map(String::as_str),
+        }
+    }
+
+    /// Returns the quoted name of the table, with the schema in which it is or would be created.
+    pub(crate) async fn wanted(&self, connection: &ConnectionSlot) -> Result<String, Error> {
+        match self.found.get() {
+            Some(name) => Ok(name.clone()),
+            None => self.find(connection).await.map(|(name, _)| name),
+        }
+    }
+
+    async fn find(&self, connection: &ConnectionSlot) -> Result<(String, bool), Error> {
+        let answer = connection.query(SCHEMA, &[(&self.name, Type::TEXT)]).await;
+        let rows = answer.map_err(|error| error.with_ambiguous(false))?.rows;
+        let Some(row) = rows.first() else {
+            let message = "the search_path of the PostgreSQL user has no schema that it may use; name the schema by \
+                           the option table: SCHEMA.TABLE";
+            return Err(Error::new(ErrorKind::StoreNotReady, message));
+        };
+        let read = || Ok((row.try_get(0)?, row.try_get(1)?));
+        let (schema, exists): (String, bool) = read().map_err(unreadable)?;
+        Ok((format!("{}.{}", quoted(&schema), quoted(&self.name)), exists))
+    }
+}
