@@ -183,11 +183,11 @@ impl Shared {
         became: fn(&Metrics, &'static str),
     ) {
         self.stop_renewing(hold, now);
-        let (releasing, shared) = (EndsTurn(Arc::clone(hold)), Arc::clone(self));
+        let releasing = EndsTurn { hold: Arc::clone(hold), shared: Arc::clone(self) };
         let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
         let work = async move |lease: Lease| {
-            let _requests = timeout(limit, releasing.0.requests.lock()).await;
-            let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
+            let _requests = timeout(limit, releasing.hold.requests.lock()).await;
+            let answer = releasing.shared.release_repeatedly(&lease, hold_for, limit, held).await;
             if let Err(error) = &answer {
                 tracing::warn!(name = %lease.name, %error, "release in the background failed: the lock stays held \
                     until its ttl ends");
@@ -254,12 +254,16 @@ fn default_owner() -> String {
 
 /// Ends the turn of a lease with its release, also if the release panics or its runtime ends.
 /// Otherwise a loss signal that outlives the guard would keep the turn.
-struct EndsTurn(Arc<LeaseState>);
+struct EndsTurn {
+    hold: Arc<LeaseState>,
+    shared: Arc<Shared>,
+}
 
 impl Drop for EndsTurn {
     fn drop(&mut self) {
-        if self.0.forked().is_none() {
-            self.0.end_turn();
+        if self.hold.forked().is_none() {
+            self.hold.end_series(|| self.shared.pace());
+            self.hold.end_turn();
         }
     }
 }

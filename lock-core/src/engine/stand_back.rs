@@ -115,12 +115,23 @@ pub(crate) struct StandBack {
     /// The token of the series.
     pub(crate) own: Option<FencingToken>,
     length: Duration,
+    /// When a waiter with a short wait was granted the lock before the end.
+    held_since: Option<Instant>,
 }
 
 impl Others {
     /// Returns until when the next request has to wait.
     pub(crate) fn stands_back(&self) -> Option<StandBack> {
         self.now
+    }
+
+    /// Records that the lock is free again for others.
+    pub(crate) fn note_release(&mut self) {
+        if let Some(now) = &mut self.now
+            && let Some(since) = now.held_since.take()
+        {
+            now.until += since.elapsed();
+        }
     }
 
     pub(crate) fn note_refusal(&mut self) {
@@ -135,6 +146,11 @@ impl Others {
     /// Records a grant of `token`, before which the store had granted `previous` to any process.
     pub(crate) fn note_grant(&mut self, token: Option<FencingToken>, previous: Option<FencingToken>, pace: Pace) {
         let own = std::mem::replace(&mut self.own, token);
+        if self.is_early(own, previous) {
+            // The others had less time than they need. That tells nothing of them.
+            self.now = self.now.map(|now| StandBack { own: token, held_since: Some(Instant::now()), ..now });
+            return;
+        }
         let (refused, stood_back) = (std::mem::take(&mut self.refused), self.now.take());
         if previous.is_none() {
             return;
@@ -161,6 +177,14 @@ impl Others {
         };
     }
 
+    /// Returns `true` if this process still has to stand back after a grant. A waiter whose wait is
+    /// short asks before the end.
+    fn is_early(&self, own: Option<FencingToken>, previous: Option<FencingToken>) -> bool {
+        let lasts = self.now.is_some_and(|now| Instant::now() < now.until);
+        let others_had = if previous.is_some() { own != previous } else { self.refused };
+        lasts && !others_had
+    }
+
     /// Returns the pace of others, which poll if this process has to.
     fn judged(&self, pace: Pace) -> Pace {
         Pace { wakes: pace.wakes && !self.polls, ..pace }
@@ -182,7 +206,7 @@ impl Others {
             UseByOthers::Alone { unused, .. } => (false, unused),
         };
         let length = pace.stand_back(turn, unused, met);
-        self.now = Some(StandBack { until: now + length, met, own: self.own, length });
+        self.now = Some(StandBack { until: now + length, met, own: self.own, length, held_since: None });
     }
 }
 

@@ -6,7 +6,13 @@ use tokio::runtime::Id;
 
 use super::LeaseState;
 use crate::{
-    engine::{hand_over::HandOvers, limits::HoldLimits, queue::Turn, stand_back::Pace, timing::Timing},
+    engine::{
+        hand_over::HandOvers,
+        limits::HoldLimits,
+        queue::Turn,
+        stand_back::{Others, Pace},
+        timing::Timing,
+    },
     types::{ClockReading, Mode},
 };
 
@@ -42,12 +48,12 @@ impl LeaseState {
 
     /// Records that the lease was released in the store, if it could have been handed over.
     pub(crate) fn end_series(&self, pace: impl FnOnce() -> Pace) {
-        if !self.hands_over {
-            return;
-        }
-        let pace = pace();
         let state = self.state();
-        if let Some(turn) = state.turn.as_ref().filter(|turn| turn.has_waiters()) {
+        let Some(turn) = state.turn.as_ref().filter(|_| state.limits.hands_over) else { return };
+        if !self.hands_over {
+            turn.with_others(Others::note_release);
+        } else if turn.has_waiters() {
+            let pace = pace();
             turn.with_others(|others| others.note_end_of_series(pace));
         }
     }

@@ -21,10 +21,13 @@ impl Contender<'_> {
     /// Lets other processes have the lock first, if this one has just had it for a whole series of
     /// hand-overs. Returns the watch that it has begun.
     async fn stand_back(&mut self, wait: Option<Duration>) -> Option<Box<dyn Watch>> {
+        // Others can have their turn only after the release of a lease that does not serve this
+        // request. After an error the first attempt releases it.
+        let _ = self.pending.prepare(self.acquiring.time_left(wait)).await;
         let stand_back = self.pending.turn.as_ref()?.with_others(|others| others.stands_back())?;
-        let pause = stand_back.until.saturating_duration_since(Instant::now());
+        let rest = stand_back.until.saturating_duration_since(Instant::now());
         // Half of the wait is left for attempts.
-        let pause = self.acquiring.time_left(wait).map_or(pause, |left| pause.min(left / 2));
+        let pause = self.acquiring.time_left(wait).map_or(rest, |left| rest.min(left / 2));
         let (shared, request) = (Arc::clone(&self.acquiring.shared), Arc::clone(&self.pending.request));
         let mut watch = Err(());
         let others_are_served = async {
@@ -37,7 +40,11 @@ impl Contender<'_> {
             }
             changed(watch.as_mut().ok().and_then(Option::as_mut)).await;
         };
-        let _ = timeout(pause, others_are_served).await;
+        let is_served = timeout(pause, others_are_served).await.is_ok();
+        if pause < rest && !is_served {
+            // The next waiter stands back for the rest, so no series begins before.
+            Arc::make_mut(&mut self.pending.request).reserved_tokens = 0;
+        }
         if matches!(watch, Ok(None)) {
             self.note_others(Others::note_polling);
         }

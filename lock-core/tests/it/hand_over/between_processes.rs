@@ -8,10 +8,10 @@ use std::{
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Error, FencingToken, Holder, LockName, Locker,
+    Error, FencingToken, Guard, Holder, LockName, Locker, TryAcquire,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, End, Lease, Listing, PastHolder, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, End, Lease, Listing, PastHolder,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
     testing::TestClock,
@@ -35,12 +35,14 @@ pub(super) struct SlowToWake {
     watches: bool,
     /// Whether the store keeps the last holder of a free lock.
     keeps_past: bool,
+    /// Whether a drop releases a lock without an `await`.
+    releases_at_once: bool,
 }
 
 impl SlowToWake {
     pub(super) fn new(wakes: bool, tells: bool) -> Self {
         let (locks, last_token, past) = (MemoryBackend::new(), Arc::default(), Arc::default());
-        Self { locks, last_token, past, wakes, tells, watches: true, keeps_past: true }
+        Self { locks, last_token, past, wakes, tells, watches: true, keeps_past: true, releases_at_once: false }
     }
 
     /// Refuses to watch, although it declares that it wakes its clients.
@@ -53,28 +55,32 @@ impl SlowToWake {
         Self { keeps_past: false, ..self }
     }
 
+    fn releasing_at_once(self) -> Self {
+        Self { releases_at_once: true, ..self }
+    }
+
     /// Returns the tasks of a process that acquire and release until `end`. Each notes `process`
     /// when it has the lock.
     fn process(
         &self,
         process: usize,
+        habit: Habit,
         order: &Arc<Mutex<Vec<usize>>>,
         end: Instant,
     ) -> Vec<tokio::task::JoinHandle<()>> {
         let builder = Locker::builder(Arc::new(self.clone())).clock(Arc::new(TestClock::new()));
         let locker = builder.hand_over(HAND_OVER).build().unwrap();
-        let work = || {
+        let work = |task| {
             let (locker, order) = (locker.clone(), Arc::clone(order));
             async move {
                 while Instant::now() < end {
-                    let guard = locker.acquire(NAME).await.unwrap();
+                    let Some(guard) = habit.acquire(&locker, task).await else { continue };
                     order.lock().unwrap().push(process);
-                    sleep(ms(1)).await;
-                    guard.release().await.unwrap();
+                    habit.work_and_release(guard).await;
                 }
             }
         };
-        (0..TASKS).map(|_| tokio::spawn(work())).collect()
+        (0..TASKS).map(|task| tokio::spawn(work(task))).collect()
     }
 
     /// Lets the processes contend for a minute, and returns which of them had the lock, in order.
@@ -85,18 +91,59 @@ impl SlowToWake {
     /// Lets one process after the other begin, after these pauses. The last one contends for
     /// `time`. Returns which of them had the lock meanwhile, in order.
     async fn contend_for(&self, time: Duration, pauses: &[Duration]) -> Vec<usize> {
+        let processes: Vec<_> = pauses.iter().map(|pause| (*pause, Habit::Waits)).collect();
+        self.contend_with(time, &processes).await
+    }
+
+    /// Like [`contend_for`](Self::contend_for), with the habits of the processes.
+    async fn contend_with(&self, time: Duration, processes: &[(Duration, Habit)]) -> Vec<usize> {
         let order = Arc::<Mutex<Vec<_>>>::default();
-        let end = Instant::now() + pauses.iter().sum::<Duration>() + time;
+        let end = Instant::now() + processes.iter().map(|(pause, _)| *pause).sum::<Duration>() + time;
         let mut tasks = Vec::new();
-        for (process, pause) in pauses.iter().enumerate() {
+        for (process, (pause, habit)) in processes.iter().enumerate() {
             sleep(*pause).await;
             order.lock().unwrap().clear();
-            tasks.extend(self.process(process, &order, end));
+            tasks.extend(self.process(process, *habit, &order, end));
         }
         for task in tasks {
             task.await.unwrap();
         }
         Arc::into_inner(order).unwrap().into_inner().unwrap()
+    }
+}
+
+/// How the tasks of a process acquire and release.
+#[derive(Debug, Clone, Copy)]
+enum Habit {
+    /// They wait as long as they must.
+    Waits,
+    /// They wait for up to 300 ms, which is shorter than the time for others may be.
+    GivesUp,
+    /// Each has data of its own, so none can take the lease of another one.
+    HasOwnData,
+    /// They drop their guards.
+    Drops,
+}
+
+impl Habit {
+    async fn acquire(self, locker: &Locker, task: usize) -> Option<Guard> {
+        let request = locker.lock(NAME);
+        match self {
+            Self::Waits | Self::Drops => Some(request.acquire().await.unwrap()),
+            Self::HasOwnData => Some(request.data(task.to_string()).acquire().await.unwrap()),
+            Self::GivesUp => match request.acquire_within(ms(300)).await.unwrap() {
+                TryAcquire::Acquired(guard) => Some(guard),
+                TryAcquire::Contended(_) => None,
+            },
+        }
+    }
+
+    async fn work_and_release(self, guard: Guard) {
+        sleep(ms(1)).await;
+        match self {
+            Self::Drops => drop(guard),
+            _ => drop(guard.release().await.unwrap()),
+        }
     }
 }
 
@@ -139,6 +186,10 @@ impl Backend for SlowToWake {
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let watch = self.locks.watch(name).await?.filter(|_| self.watches);
         Ok(watch.map(|watch| Box::new(Late(watch)) as _))
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        self.locks.process_bound().filter(|_| self.releases_at_once)
     }
 
     fn admin(&self) -> Option<&dyn Admin> {
@@ -223,6 +274,35 @@ async fn processes_that_begin_together_share_from_the_start() {
     assert!(alone < 60, "the second process waits for {alone} acquisitions of the first");
     let share = order.iter().filter(|process| **process == 0).count() * 100 / order.len();
     assert!((40..=60).contains(&share), "{share} %");
+}
+
+/// Returns the share of the first of two processes since both have had the lock.
+async fn share_of_the_first(store: SlowToWake, habits: [Habit; 2]) -> usize {
+    let order = store.contend_with(secs(60), &habits.map(|habit| (Duration::ZERO, habit))).await;
+    let met = order.iter().position(|process| *process != order[0]).expect("the other process never had the lock");
+    order[met..].iter().filter(|process| **process == 0).count() * 100 / (order.len() - met)
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: contention
+async fn unlike_tasks_and_dropped_guards_let_others_have_a_turn() {
+    for habit in [Habit::HasOwnData, Habit::Drops] {
+        let [wakes, polls] = [true, false].map(|wakes| SlowToWake::new(wakes, true));
+        for store in [wakes, polls.clone(), polls.releasing_at_once()] {
+            let share = share_of_the_first(store.clone(), [habit; 2]).await;
+            assert!((40..=60).contains(&share), "{habit:?} at {store:?}: {share} %");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: contention
+async fn short_waits_do_not_keep_others_out() {
+    for seed in 0..5 {
+        fastrand::seed(seed);
+        let share = share_of_the_first(SlowToWake::new(false, true), [Habit::GivesUp, Habit::Waits]).await;
+        assert!((40..=60).contains(&share), "seed {seed}: {share} %");
+    }
 }
 
 /// At these times a process would rest that stood back for a long time but seldom.

@@ -104,6 +104,25 @@ async fn half_of_a_bounded_wait_is_left_for_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_short_wait_leaves_the_rest_to_the_next_waiter() {
+    let Met { locker, guard, .. } = Met::at(wakes()).await;
+    let mut short = pin!(locker.lock(NAME).acquire_within(ms(40)));
+    assert!(poll!(short.as_mut()).is_pending());
+    let [next] = queued([locker.lock(NAME)]);
+    let asked = Instant::now();
+    release(guard).await;
+    let guard = acquired(short.await);
+    assert_close(asked.elapsed(), ms(20) + ACQUIRE);
+    // Others could not have the lock meanwhile.
+    sleep(ms(10)).await;
+    release(guard).await;
+    let released = Instant::now();
+    let guard = next.await.unwrap();
+    assert_close(released.elapsed(), STANDS_BACK - ms(20) + ACQUIRE);
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_by_another_process_ends_it() {
     let Met { locker, other, guard, .. } = Met::at(wakes()).await;
     let [waiter] = queued([locker.lock(NAME)]);
