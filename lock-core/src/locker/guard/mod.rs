@@ -70,6 +70,10 @@ use crate::{
 /// - On a multi-thread runtime, a blocking call in a spawned task can stop them too. The renewal
 ///   task may be queued on the blocked worker, where idle workers do not find it.
 ///
+/// Clones of a [`Locker`](crate::Locker) share this task, also on several runtimes. A
+/// current-thread runtime outside of `block_on` runs no task, so it can stop the renewals of all of
+/// them. Use a `Locker` for each runtime, or drive the first one until it is dropped.
+///
 /// A blocked runtime does not wake [`lost`](Self::lost), [`run`](Self::run) or other waiters. The
 /// validity still ends in time, but only calls that read the clocks, such as
 /// [`check`](Self::check), report it: the blocking code has to call them. The reason is then
