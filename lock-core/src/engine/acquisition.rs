@@ -75,6 +75,11 @@ impl PendingAcquire {
         (self.unanswered, self.unusable) = (Some(from), Some(Box::new(lease)));
     }
 
+    /// Returns `true` if a lease that no guard can have is still to be released.
+    pub(crate) fn has_unusable(&self) -> bool {
+        self.unusable.is_some()
+    }
+
     /// Sends the release of the previous guard with the next attempt. If `declined`, that guard has
     /// to release.
     pub(crate) fn follow(&mut self, mut release: PendingRelease, declined: bool) {
@@ -169,14 +174,12 @@ impl PendingAcquire {
                         self.waiting || self.request.waits && keeps_out
                     }
                 };
-                // A release that is still here was in this request.
-                self.released_before();
-                let (outcome, found) = match &answer {
-                    AcquireOutcome::Granted(_) => {
-                        self.may_arrive_late = false;
-                        (Outcome::Acquired, "acquired")
-                    }
-                    AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
+                let is_granted = matches!(answer, AcquireOutcome::Granted(_));
+                self.note_release_before(is_granted);
+                self.may_arrive_late &= !is_granted;
+                let (outcome, found) = match is_granted {
+                    true => (Outcome::Acquired, "acquired"),
+                    false => (Outcome::Contended, "contended"),
                 };
                 if before.is_some() {
                     self.shared.metrics.ambiguity_resolved("acquire", found);
@@ -203,9 +206,11 @@ impl PendingAcquire {
         both.unwrap_or_else(|| Box::pin(async move { backend.acquire(&request).await }))
     }
 
-    /// Notes that the lock of the previous guard is released. That guard may not know yet.
-    fn released_before(&mut self) {
-        if self.before.take().is_some()
+    /// Notes after an answer that the lock of the previous guard is released. That guard may not
+    /// know yet, or not run any more.
+    fn note_release_before(&mut self, is_granted: bool) {
+        // A release that is still here was in the request. A grant shows any release.
+        if (self.before.take().is_some() || is_granted)
             && let Some(turn) = &mut self.turn
         {
             turn.unshare();

@@ -126,8 +126,8 @@ impl Renewer {
         }
     }
 
-    /// Lets the task go on on the runtime of a waiter if its own runtime ends meanwhile. Otherwise
-    /// the waiter could be behind a guard that no task ends.
+    /// Notes the runtime of a waiter. The task moves there if its own runtime ends. Otherwise the
+    /// waiter could be behind a guard that no task ends.
     pub(crate) fn stand_by(self: &Arc<Self>, runtime: Id) {
         let mut schedule = self.schedule();
         if schedule.runtimes.iter().any(|known| known.id() == runtime) {

@@ -177,9 +177,6 @@ impl AcquireLoop {
         let Some(hold) = queued.take() else { return Err(Before::Nothing) };
         let Some(entered) = entered else {
             self.shared.stop_renewing(&hold, now);
-            if let Some(turn) = turn {
-                turn.with_others(|others| others.note_end_of_series(self.shared.pace()));
-            }
             return Err(Before::Lease(hold));
         };
         if entered.needs_schedule {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{LeaseId, LockName};
 
-/// How many acquisitions are remembered. A request that is later than that is a new one.
+/// How many acquisitions are remembered. A late request of an older one counts as new.
 const REMEMBERED: usize = 1_000;
 
 /// The last acquisitions that a client released or an operator broke. A request of one of them is

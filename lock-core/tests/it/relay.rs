@@ -302,3 +302,18 @@ async fn a_refused_waiter_asks_again_although_the_guard_does_not_run() {
     assert_eq!(release.await.unwrap(), Release::Released);
     relays.holds_alone(next, "after a refusal").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_does_not_run_keeps_no_later_waiter_out() {
+    let relays = Relays::new();
+    let guard = relays.fixture.guard().await;
+    // A shared request leaves the release to the guard, whose task does not run.
+    let waiter = relays.waiter(|request| request.mode(Mode::Shared));
+    let mut release = Box::pin(guard.release());
+    assert!((&mut release).now_or_never().is_none());
+    let next = tokio::time::timeout(4 * TTL, waiter).await.expect("the lease of the guard has ended").unwrap();
+    next.release().await.unwrap();
+    let last = tokio::time::timeout(secs(5), relays.fixture.locker.acquire(NAME)).await.expect("the lock is free");
+    assert!(release.await.is_ok());
+    relays.holds_alone(last.unwrap(), "after a guard that did not run").await;
+}

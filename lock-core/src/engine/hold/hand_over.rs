@@ -46,7 +46,7 @@ impl LeaseState {
         self
     }
 
-    /// Records that the lease was released in the store, if it could have been handed over.
+    /// Records the end of a lease: of a series, or of a guard that was granted early.
     pub(crate) fn end_series(&self, pace: impl FnOnce() -> Pace) {
         let state = self.state();
         let Some(turn) = state.turn.as_ref().filter(|_| state.limits.hands_over) else { return };

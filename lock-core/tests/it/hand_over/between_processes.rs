@@ -37,12 +37,24 @@ pub(super) struct SlowToWake {
     keeps_past: bool,
     /// Whether a drop releases a lock without an `await`.
     releases_at_once: bool,
+    /// How long a release is on its way to the store.
+    release_takes: Duration,
 }
 
 impl SlowToWake {
     pub(super) fn new(wakes: bool, tells: bool) -> Self {
         let (locks, last_token, past) = (MemoryBackend::new(), Arc::default(), Arc::default());
-        Self { locks, last_token, past, wakes, tells, watches: true, keeps_past: true, releases_at_once: false }
+        Self {
+            locks,
+            last_token,
+            past,
+            wakes,
+            tells,
+            watches: true,
+            keeps_past: true,
+            releases_at_once: false,
+            release_takes: Duration::ZERO,
+        }
     }
 
     /// Refuses to watch, although it declares that it wakes its clients.
@@ -53,6 +65,10 @@ impl SlowToWake {
     /// Keeps nothing of a free lock.
     pub(super) fn without_past(self) -> Self {
         Self { keeps_past: false, ..self }
+    }
+
+    fn releasing_in(self, release_takes: Duration) -> Self {
+        Self { release_takes, ..self }
     }
 
     fn releasing_at_once(self) -> Self {
@@ -175,6 +191,7 @@ impl Backend for SlowToWake {
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        sleep(self.release_takes).await;
         let released = self.locks.release(lease, hold_for).await?;
         if released == Release::Released {
             let holder = Holder::default().with_token(lease.token);
@@ -288,7 +305,9 @@ async fn share_of_the_first(store: SlowToWake, habits: [Habit; 2]) -> usize {
 async fn unlike_tasks_and_dropped_guards_let_others_have_a_turn() {
     for habit in [Habit::HasOwnData, Habit::Drops] {
         let [wakes, polls] = [true, false].map(|wakes| SlowToWake::new(wakes, true));
-        for store in [wakes, polls.clone(), polls.releasing_at_once()] {
+        // Longer than others have after a release.
+        let is_far = wakes.clone().releasing_in(ms(60));
+        for store in [wakes, is_far, polls.clone(), polls.releasing_at_once()] {
             let share = share_of_the_first(store.clone(), [habit; 2]).await;
             assert!((40..=60).contains(&share), "{habit:?} at {store:?}: {share} %");
         }
