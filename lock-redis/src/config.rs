@@ -7,6 +7,8 @@ use lock_core::{
     config::{Host, Secret},
 };
 
+use crate::keys::default_prefix;
+
 /// The ttl of a lock for which the user chooses none.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
@@ -288,10 +290,11 @@ impl fmt::Display for RedisConfig {
             write!(f, "/{number}")?;
         }
         // Each of them chooses other keys, so it belongs to the name of the store.
+        let prefix = self.key_prefix.as_deref().filter(|prefix| *prefix != default_prefix(self.compat));
         let options = [
             ("db", database.as_deref().filter(|_| !path)),
             ("compat", self.compat.map(Compat::as_str)),
-            ("key_prefix", self.key_prefix.as_deref()),
+            ("key_prefix", prefix),
         ];
         let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
         for (i, (option, value)) in given.enumerate() {

@@ -206,6 +206,8 @@ mod tests {
             ),
             ("redis+unix:///run/redis.sock?key_prefix=x&db=2", "redis+unix:///run/redis.sock?db=2&key_prefix=x"),
             ("redis+cluster://a?key_prefix=x", "redis+cluster://a:6379?key_prefix=x"),
+            // The prefix that is used anyway.
+            ("redis://h?key_prefix=onelock:", "redis://h:6379"),
         ] {
             assert_eq!(RedisConfig::from_url(text).unwrap().to_string(), shown, "{text}");
         }

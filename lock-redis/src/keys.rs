@@ -17,14 +17,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(prefix: Option<String>, compat: Option<Compat>) -> Self {
-        let prefix = prefix.unwrap_or_else(|| {
-            match compat {
-                None => "onelock:",
-                Some(Compat::RedisPy) => redis_py::KEY_PREFIX,
-                Some(Compat::PythonRedisLock) => python_redis_lock::KEY_PREFIX,
-            }
-            .into()
-        });
+        let prefix = prefix.unwrap_or_else(|| default_prefix(compat).into());
         Self { prefix, compat }
     }
 
@@ -132,6 +125,15 @@ impl Keys {
             return joined(lock, kind, id);
         }
         compat::beside(lock, kind, id)
+    }
+}
+
+/// Returns the prefix of the keys if the config names none.
+pub(crate) fn default_prefix(compat: Option<Compat>) -> &'static str {
+    match compat {
+        None => "onelock:",
+        Some(Compat::RedisPy) => redis_py::KEY_PREFIX,
+        Some(Compat::PythonRedisLock) => python_redis_lock::KEY_PREFIX,
     }
 }
 
