@@ -100,6 +100,7 @@ async fn a_panic_in_a_call_is_an_error_and_the_pool_survives() {
     assert!(error.to_string().contains("panicked") && error.is_ambiguous(), "{error}");
     pool.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
 }
+
 #[test]
 // verifies: no-thread
 fn a_release_runs_although_no_thread_can_be_started() {

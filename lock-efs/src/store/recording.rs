@@ -87,7 +87,7 @@ impl FileStore {
             Err(error) => return Err(error),
         };
         let crashed = match previous {
-            // This user may not change the record, and would hear of the crash in every run.
+            // The record of the crash stays, and each holder would report it.
             _ if !is_told_once => None,
             Some(record) if record.state == RecordState::Held => Some(record.into_holder()),
             _ => Holder::of_several(parts.crashed()),
@@ -150,18 +150,20 @@ impl FileStore {
             return Ok(true);
         }
         let file = PartsFile::open(&files.parts, self.mode_beside(files), flags)?;
-        let mut are_marked = true;
-        for number in crashed {
-            // Only a lock that an NFS server has not given up yet is in the way.
+        // All before the first mark, because a holder that is not told of all of them is told of
+        // none. Only locks that an NFS server has not given up yet are in the way. The end of the
+        // open file frees those that were locked.
+        for &number in &crashed {
             if !file.try_lock_part(number)? {
-                are_marked = false;
-                continue;
+                return Ok(false);
             }
+        }
+        for number in crashed {
             let marked = file.mark_released(number, 0, Duration::ZERO);
             file.unlock_part(number);
             marked.map_err(|e| error::at("mark", &files.parts, e))?;
         }
-        Ok(are_marked)
+        Ok(true)
     }
 
     /// Places `record` again if its path names another file or none.
