@@ -134,10 +134,10 @@ impl DynamoConfig {
     }
 
     /// Sets the attribute by which DynamoDB deletes idle items, if TTL is on for it. Default
-    /// `collect_at`, in the Python schema `expiry_time`, and in the Java and Go schemas none: their
-    /// clients may copy the attribute into an item of their own and leave it as it is, so DynamoDB
-    /// would delete the item of a held lock. Name one only if these clients write it themselves,
-    /// later than the end of their lease, at each acquisition and heartbeat.
+    /// `collect_at`, in the Python schema `expiry_time`, and in the Java and Go schemas none. Their
+    /// clients may copy the attribute into an item of their own and leave it as it is. DynamoDB
+    /// would then delete the item of a held lock. Name one only if these clients write it
+    /// themselves, later than the end of their lease, at each acquisition and heartbeat.
     #[must_use]
     pub fn ttl_attribute(mut self, name: impl Into<String>) -> Self {
         self.layout.rename(Attribute::CollectAt, name.into());

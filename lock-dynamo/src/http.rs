@@ -97,7 +97,7 @@ impl fmt::Display for NoAuthorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "this machine has no certificate authorities, so TLS cannot verify a server; install the package \
-             ca-certificates, or name a file of PEM certificates in AWS_CA_BUNDLE",
+             ca-certificates, or name a file of PEM certificates in AWS_CA_BUNDLE, or in SSL_CERT_FILE if that is set",
         )
     }
 }

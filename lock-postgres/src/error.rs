@@ -65,7 +65,8 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
         ErrorKind::StoreNotReady,
         false,
         false,
-        "the table of the locks does not exist; run onelock init to create it, or check the option table",
+        "the table of the locks does not exist; run onelock init to create it, check the option table, or restart this \
+         process if the table was moved",
     ),
     (
         "42703",
@@ -130,11 +131,11 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
     ),
     ("08", ErrorKind::Unavailable, true, true, "the connection to PostgreSQL broke"),
     // Poolers report a lost server so, also after it has committed.
-    ("58", ErrorKind::Other, true, true, FAILED_INSIDE),
-    ("XX", ErrorKind::Other, true, true, FAILED_INSIDE),
+    ("58", ErrorKind::Other, true, true, INTERNAL_ERROR),
+    ("XX", ErrorKind::Other, true, true, INTERNAL_ERROR),
 ];
 
-const FAILED_INSIDE: &str = "PostgreSQL, or a pooler before it, failed in its inside; see its log";
+const INTERNAL_ERROR: &str = "PostgreSQL, or a pooler before it, had an internal error; see its log";
 
 /// Converts to an [`Error`] with advice, which is ambiguous unless PostgreSQL certainly did
 /// nothing.

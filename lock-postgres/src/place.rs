@@ -43,7 +43,10 @@ impl Place {
         let find = async || match self.find(connection).await? {
             (name, true) => Ok(name),
             // It fails as the statement itself would, unless the table has just been created.
-            (name, false) => connection.query(&format!("select from {name} limit 0"), &[]).await.map(|_| name),
+            (name, false) => {
+                let answer = connection.query(&format!("select from {name} limit 0"), &[]).await;
+                answer.map(|_| name).map_err(|error| error.with_ambiguous(false))
+            }
         };
         // Boxed, to keep the future of every request small.
         match self.found.get() {

@@ -205,7 +205,7 @@ async fn a_machine_without_certificate_authorities_is_told_so() {
     let advice = "this machine has no certificate authorities, so TLS cannot verify a server; install the package";
     assert!(said.starts_with("Config error: ") && said.contains(advice), "{said}");
     assert!(!said.contains("because: "), "{said}");
-    // Neither the token service is asked.
+    // The token service is not asked either.
     let said = env.skip_at(&format!("{options}&role=arn:aws:iam::123456789012:role/locks")).await;
     assert!(said.starts_with("Config error: ") && said.contains(advice), "{said}");
     // Without TLS, none are needed.
