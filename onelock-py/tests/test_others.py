@@ -118,6 +118,40 @@ def test_the_interface_of_filelock_means_the_same(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_lock_that_was_lost_is_not_acquired_again(tmp_path: Path) -> None:
+    lock, path = FileLock(tmp_path / "x.lock"), tmp_path / "x.lock"
+    with lock:
+        path.unlink()
+        assert lock.guard is not None and lock.guard.wait_lost(20) is not None
+        ran = False
+        with pytest.raises(onelock.LockLost), lock:
+            ran = True
+        assert not ran and lock.lock_counter == 1 and not lock.is_locked
+    with lock:
+        assert lock.is_locked
+
+
+def test_a_file_lock_that_is_acquired_again_during_a_release_stays_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    lock.acquire()
+    guard = lock.guard
+    assert guard is not None
+    releases = threading.Thread(target=lock.release)
+
+    def check() -> None:
+        # Between the look at the counter and its change. The release must wait for the change.
+        releases.start()
+        releases.join(1)
+
+    monkeypatch.setattr(guard, "check", check)
+    with lock:
+        releases.join(60)
+        assert guard.lost is None and lock.guard is guard and lock.lock_counter == 1
+    assert not lock.is_locked
+
+
 def test_threads_that_share_a_file_lock_exclude_each_other(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "x.lock")
     inside = most = 0

@@ -82,6 +82,51 @@ with locker.lock("x") as guard:
     assert (ended.returncode, ended.stderr) == (0, ""), ended
 
 
+USES_THE_LOCK_OF_ITS_PARENT = """
+import os, sys, onelock
+from onelock.compat.filelock import FileLock
+
+store = sys.argv[1]
+lock = FileLock(store, timeout=0) if store.startswith("/") else onelock.Locker(store).lock("x", wait=0)
+other = FileLock(sys.argv[2])
+answers, answer = os.pipe()
+ends, end = os.pipe()
+with lock, other:
+    if os.fork() == 0:
+        # Otherwise the child would outlive a parent that fails.
+        os.close(end)
+        try:
+            with lock:
+                os.write(answer, b"entered")
+        except onelock.LockHeld:
+            os.write(answer, b"refused")
+        assert not other.is_locked and other.lock_counter == 0
+        os.read(ends, 1)
+        with lock:
+            pass
+        os._exit(0)
+    print(os.read(answers, 9).decode())
+os.write(end, b"!")
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+with lock:
+    pass
+"""
+
+
+def uses_the_lock_of_its_parent(store: str, other: Path) -> None:
+    script = [sys.executable, "-c", USES_THE_LOCK_OF_ITS_PARENT, store, str(other)]
+    ended = subprocess.run(script, capture_output=True, timeout=50, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "refused\n", ""), ended
+
+
+def test_a_lock_object_excludes_a_child_from_its_parent(shared_url: str, tmp_path: Path) -> None:
+    uses_the_lock_of_its_parent(shared_url, tmp_path / "other.lock")
+
+
+def test_a_file_lock_excludes_a_child_from_its_parent(tmp_path: Path) -> None:
+    uses_the_lock_of_its_parent(str(tmp_path / "x.lock"), tmp_path / "other.lock")
+
+
 def test_a_memory_store_is_refused_in_a_child() -> None:
     script = """
 import os, onelock

@@ -62,7 +62,9 @@ class Lock:
         return f"<Lock {self._name!r} of {self._locker.store}>"
 
     def _refuse_reentry(self) -> None:
-        if _user() in self._held:
+        guard = self._held.get(_user())
+        # A child made by `fork` inherits the entry, and waits like any other process.
+        if guard is not None and guard._native.is_ours:
             raise OnelockError(
                 f'the lock "{self._name}" is held by this object already; it is not reentrant, so make another Lock',
                 kind="held",

@@ -21,6 +21,18 @@ from .._types import Held, Holder
 
 __all__ = ["AcquireReturnProxy", "BaseFileLock", "FileLock", "Timeout"]
 
+# Guards the counters of all file locks, and is never kept during a request. One that a thread of the
+# parent had at a fork would stay locked in the child. A signal handler may release a lock meanwhile.
+_counting = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    global _counting
+    _counting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
 
 class Timeout(LockHeld):
     """The lock is held by another client, and the time to wait for it is over."""
@@ -52,6 +64,8 @@ class FileLock:
 
     Only the thread that holds the lock may acquire it again; other threads wait for it. With
     ``thread_local=False``, any thread may acquire it again. In both cases any thread may release it.
+    After a loss, to acquire it again raises ``LockLost`` until it is released. A child made by
+    ``fork`` holds nothing of its parent, and waits for the lock like any other process.
     ``poll_interval`` has no effect: a release wakes the waiters. ``lifetime`` is refused, and so is
     ``is_singleton``. There is no fallback to files whose existence is the lock.
     """
@@ -100,12 +114,15 @@ class FileLock:
     @property
     def is_locked(self) -> bool:
         """Whether this object holds the lock."""
-        return self._guard is not None and self._guard.lost is None
+        guard = self._guard
+        return guard is not None and guard.lost is None
 
     @property
     def lock_counter(self) -> int:
         """How often this object was acquired without a release."""
-        return self._counter
+        with _counting:
+            self._forget_the_parents()
+            return self._counter
 
     @property
     def guard(self) -> Guard | None:
@@ -121,28 +138,46 @@ class FileLock:
         **ignored: Any,
     ) -> AcquireReturnProxy:
         """Acquires the lock. Raises ``Timeout`` if it is held for longer than ``timeout`` seconds;
-        a negative one waits for as long as it takes."""
+        a negative one waits for as long as it takes. Raises ``LockLost`` if it was acquired before,
+        and lost since."""
         limit = self.timeout if timeout is None else timeout
         may_block = self.blocking if blocking is None else blocking
-        thread = threading.get_ident()
-        if self._counter == 0 or (self._thread_local and self._owner != thread):
-            wait = 0.0 if not may_block else (None if limit < 0 else limit)
-            guard = self._locker._attempt(self._name, wait, None, {})
-            if isinstance(guard, Held):
-                raise Timeout(self._lock_file, guard.holder)
+        if self._acquire_again():
+            return AcquireReturnProxy(self)
+        wait = 0.0 if not may_block else (None if limit < 0 else limit)
+        guard = self._locker._attempt(self._name, wait, None, {})
+        if isinstance(guard, Held):
+            raise Timeout(self._lock_file, guard.holder)
+        with _counting:
             # The thread that held it has reset the state before its release.
-            self._guard, self._owner, self._counter = guard, thread, 0
-        self._counter += 1
+            self._guard, self._owner, self._counter = guard, threading.get_ident(), 1
         return AcquireReturnProxy(self)
+
+    def _acquire_again(self) -> bool:
+        """Counts a further acquisition if this object holds the lock for the calling thread."""
+        with _counting:
+            self._forget_the_parents()
+            if self._guard is None or (self._thread_local and self._owner != threading.get_ident()):
+                return False
+            # A nested block must not run without the lock either.
+            self._guard.check()
+            self._counter += 1
+            return True
+
+    def _forget_the_parents(self) -> None:
+        if self._guard is not None and not self._guard._native.is_ours:
+            self._guard, self._counter = None, 0
 
     def release(self, force: bool = False) -> None:
         """Releases the lock, if it was acquired once, or if ``force`` is set."""
-        if self._counter == 0:
-            return
-        self._counter = 0 if force else self._counter - 1
-        if self._counter == 0 and self._guard is not None:
+        with _counting:
+            if self._guard is None:
+                return
+            self._counter = 0 if force else self._counter - 1
+            if self._counter > 0:
+                return
             guard, self._guard = self._guard, None
-            guard.release()
+        guard.release()
 
     def __enter__(self) -> FileLock:
         self.acquire()
