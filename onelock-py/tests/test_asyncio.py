@@ -211,6 +211,27 @@ def test_run_cancels_the_work_at_the_loss(onelock_memory: MemoryLocker) -> None:
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_no_work_begins_after_the_loss(onelock_memory: MemoryLocker) -> None:
+    async def main() -> None:
+        ran = False
+
+        async def work() -> None:
+            nonlocal ran
+            ran = True
+
+        guard = await onelock_memory.aio.acquire("x", ttl=3, renew=0.02)
+        onelock_memory.lose("x")
+        assert await guard.wait_lost() is not None
+        with pytest.raises(onelock.LockLost):
+            await guard.run(work())
+        with pytest.raises(onelock.LockLost):
+            async with guard:
+                ran = True
+        assert not ran
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_two_loops_in_two_threads_and_one_after_another() -> None:
     locker = onelock.Locker("memory:?prefix=loops")
     total = 0

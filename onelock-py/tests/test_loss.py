@@ -32,6 +32,17 @@ def test_check_each_and_sleep_stop_at_the_loss(onelock_memory: MemoryLocker) -> 
     assert guard.stopping and guard.remaining() == 0 and guard.release() is False
 
 
+def test_no_block_begins_after_the_loss_or_the_release(onelock_memory: MemoryLocker) -> None:
+    lost, released = onelock_memory.acquire("x", ttl=3, renew=0.05), onelock_memory.acquire("y")
+    onelock_memory.lose("x")
+    assert lost.wait_lost(30) and released.release()
+    ran = False
+    for guard in (lost, released):
+        with pytest.raises(onelock.LockLost), guard:
+            ran = True
+    assert not ran
+
+
 def test_a_callback_is_called_once_with_the_loss(onelock_memory: MemoryLocker) -> None:
     guard = onelock_memory.acquire("x", ttl=3, renew=0.05)
     called = threading.Event()

@@ -131,7 +131,12 @@ class AsyncGuard(GuardBase):
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs ``work`` under the lock, and cancels it when the lock is lost, which raises
-        ``LockLost``."""
+        ``LockLost``. If the lock is lost already, ``work`` does not begin."""
+        try:
+            self.check()
+        except BaseException:
+            work.close()
+            raise
         task = asyncio.ensure_future(work)
         lost = asyncio.ensure_future(self.wait_lost())
         try:
@@ -147,6 +152,7 @@ class AsyncGuard(GuardBase):
             await _end(task, lost)
 
     async def __aenter__(self) -> AsyncGuard:
+        self.check()
         self._cancel_on_loss()
         return self
 

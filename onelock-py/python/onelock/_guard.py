@@ -180,6 +180,7 @@ class Guard(GuardBase):
             op.cancel()
 
     def __enter__(self) -> Guard:
+        self.check()
         return self
 
     def __exit__(
