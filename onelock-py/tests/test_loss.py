@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onelock
@@ -104,13 +106,42 @@ def test_a_lost_reply_is_no_foreign_holder(onelock_memory: MemoryLocker) -> None
         assert onelock_memory.requests("acquire") == 2
 
 
-def test_a_forgotten_guard_warns_and_releases(onelock_memory: MemoryLocker) -> None:
-    guard: onelock.Guard | onelock.Held | None = onelock_memory.acquire("x")
+def plain(locker: MemoryLocker) -> object:
+    return locker.acquire("x")
+
+
+def with_a_callback_that_refers_to_it(locker: MemoryLocker) -> object:
+    def note(guard: onelock.Guard, lost: onelock.Lost) -> None:
+        raise AssertionError((guard, lost))
+
+    guard = locker.acquire("x")
+    guard.on_lost(functools.partial(note, guard))
+    return guard
+
+
+class Worker(threading.Thread):
+    """Keeps its guard, which another thread may forget with it."""
+
+    def __init__(self, locker: MemoryLocker) -> None:
+        super().__init__(daemon=True)
+        self.locker = locker
+        self.start()
+        self.join()
+
+    def run(self) -> None:
+        self.guard = self.locker.acquire("x")
+
+
+@pytest.mark.parametrize("make", [plain, with_a_callback_that_refers_to_it, Worker])
+def test_a_forgotten_guard_warns_and_releases(
+    make: Callable[[MemoryLocker], object], onelock_memory: MemoryLocker
+) -> None:
+    forgotten: object = make(onelock_memory)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        guard = None
+        forgotten = None
         gc.collect()
-    assert guard is None
+    assert forgotten is None
     assert [str(one.message) for one in seen] == [
         'the lock "x" was not released; it is released now, in the background'
     ]

@@ -291,6 +291,63 @@ def test_python_exits_without_a_word_and_leaves_no_lock(what: str, tmp_path: Pat
         assert onelock.Locker(url).acquire("x", wait=15).release()
 
 
+KEEPS_UNTIL_THE_END = """
+import atexit, subprocess, sys, threading
+
+TRIES = "import onelock, sys; print('held' if not onelock.Locker(sys.argv[1]).try_acquire('x') else 'free')"
+# Runs after the exit handler of the package, because it is registered before.
+atexit.register(subprocess.run, [sys.executable, "-c", TRIES, sys.argv[1]])
+import onelock
+
+locker = onelock.Locker(sys.argv[1])
+held = threading.Event()
+
+def work():
+    with locker.lock("x", ttl=2) as guard:
+        held.set()
+        while True:
+            guard.sleep(0.001)
+
+threading.Thread(target=work, daemon=True).start()
+assert held.wait(30)
+"""
+
+
+def test_a_daemon_thread_keeps_its_lock_until_the_end(shared_url: str) -> None:
+    for _ in range(2):
+        script = [sys.executable, "-c", KEEPS_UNTIL_THE_END, shared_url]
+        ended = subprocess.run(script, capture_output=True, timeout=50, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held\n", ""), ended
+        assert onelock.Locker(shared_url).acquire("x", wait=30).release()
+
+
+COMES_FIRST_TWICE = """
+import contextlib, threading
+from onelock import _engine
+
+both = threading.Barrier(2)
+
+class Slow(_engine._Process):
+    def __init__(self):
+        super().__init__()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(5)
+
+_engine._Process = Slow
+seen = []
+threads = [threading.Thread(target=lambda: seen.append(_engine.process())) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert seen[0] is seen[1], "the guards of the one are not released at exit"
+"""
+
+
+def test_two_first_calls_at_once_share_one_state() -> None:
+    subprocess.run([sys.executable, "-c", COMES_FIRST_TWICE], check=True, timeout=50)
+
+
 def test_nothing_starts_before_the_first_operation(tmp_path: Path) -> None:
     script = f"""
 import os, onelock

@@ -10,12 +10,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _onelock
 from ._errors import UnsupportedError
 from ._onelock import CoreGuard, Op
 from ._types import Holder, Lost
+
+if TYPE_CHECKING:
+    from ._guard import GuardBase
 
 log = logging.getLogger("onelock")
 
@@ -30,27 +33,32 @@ class _Process:
     """What this process has to end and to report. A child made by ``fork`` gets its own."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.ops: weakref.WeakSet[Op] = weakref.WeakSet()
-        self.guards: weakref.WeakSet[CoreGuard] = weakref.WeakSet()
+        self.guards: weakref.WeakKeyDictionary[CoreGuard, weakref.ref[threading.Thread]] = weakref.WeakKeyDictionary()
+        """Each guard, and the thread that acquired its lock."""
         self.idle: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.on_lost: dict[int, Callable[[Lost], None]] = {}
+        self.on_lost: weakref.WeakValueDictionary[int, GuardBase] = weakref.WeakValueDictionary()
+        """The guards that have a callback, by their keys."""
+        self.starting = threading.RLock()
         self.reports = False
         self.exits = False
 
 
-_process: _Process | None = None
-_exits_registered = False
+# Made here and in the handler of `fork`, where there is one thread. Two threads that make the first
+# calls at the same time would make two.
+_process = _Process()
+
+
+def _after_fork_in_child() -> None:
+    global _process
+    _process = _Process()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def process() -> _Process:
     """Returns the state of this process."""
-    global _process, _exits_registered
-    if _process is None or _process.pid != os.getpid():
-        _process = _Process()
-    if not _exits_registered:
-        _exits_registered = True
-        atexit.register(_at_exit)
     return _process
 
 
@@ -115,7 +123,8 @@ def _patched_by() -> str | None:
 def note_guard(guard: CoreGuard, core: Any) -> None:
     """Remembers a guard until it is collected, and reports its loss."""
     here = process()
-    here.guards.add(guard)
+    # A thread may keep the guard, and the guard must not keep the thread.
+    here.guards[guard] = weakref.ref(threading.current_thread())
     here.idle.add(core)
     report()
 
@@ -123,9 +132,12 @@ def note_guard(guard: CoreGuard, core: Any) -> None:
 def report() -> None:
     """Starts the thread that reports losses and log records, once in each process."""
     here = process()
-    if not here.reports:
-        here.reports = True
-        threading.Thread(target=_report, name="onelock-events", daemon=True).start()
+    if here.reports:
+        return
+    with here.starting:
+        if not here.reports:
+            threading.Thread(target=_report, name="onelock-events", daemon=True).start()
+            here.reports = True
 
 
 def _report() -> None:
@@ -139,33 +151,44 @@ def _report() -> None:
                 logging.getLogger(logger).log(level, "%s", message)
             else:
                 _, key, fields = event
-                lost = Lost._of(fields)
-                log.warning("%s", lost)
-                callback = process().on_lost.pop(key, None)
-                if callback is not None:
-                    callback(lost)
+                _report_loss(key, Lost._of(fields))
         except Exception:
             # One callback must not end the reports of all others.
             log.exception("a callback for a lost lock failed")
 
 
+def _report_loss(key: int, lost: Lost) -> None:
+    """Reports one loss. While the thread waits for the next event, it keeps nothing of this one."""
+    log.warning("%s", lost)
+    guard = process().on_lost.get(key)
+    if guard is not None:
+        guard._tell(lost)
+
+
+def _may_release(thread: threading.Thread | None) -> bool:
+    """Returns whether the lock of a thread may be released at exit: daemon threads still run."""
+    return thread is None or not thread.daemon or not thread.is_alive()
+
+
 def _at_exit() -> None:
     """Cancels waiters, and releases what is held, for a bounded time."""
-    here = _process
-    if here is None or here.pid != os.getpid():
-        return
+    here = process()
     end = time.monotonic() + EXIT_SECONDS
     here.exits = True
     try:
         for op in list(here.ops):
             op.cancel()
-        releases = [guard.release() for guard in list(here.guards)]
+        releases = [guard.release() for guard, thread in list(here.guards.items()) if _may_release(thread())]
         releases += [core.wait_idle() for core in list(here.idle)]
         for release in releases:
             release.wait(max(0.0, end - time.monotonic()))
     finally:
         # From here on no native thread wakes a thread of Python, which would find no interpreter.
         _onelock.close()
+
+
+# A handler that was registered before this module was imported runs later, without the locks.
+atexit.register(_at_exit)
 
 
 def on_news(name: str, on_waiting: Callable[[Holder], None] | None) -> Callable[[dict[str, Any]], None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -29,6 +30,9 @@ class GuardBase:
         self._native = native
         self._core = core
         self._is_released = False
+        # Kept here, and not by the process: a callback that refers to its guard would keep the lock.
+        # Each `pop` takes it for one thread alone.
+        self._callback: deque[Callable[[Lost], None]] = deque(maxlen=1)
         _engine.note_guard(native, core)
 
     @property
@@ -86,12 +90,19 @@ class GuardBase:
     def on_lost(self, callback: Callable[[Lost], None]) -> None:
         """Calls ``callback`` once when the lock is lost, in the thread "onelock-events". A release
         is no loss. It replaces an earlier callback."""
-        on_lost = _engine.process().on_lost
-        on_lost[self._native.key] = callback
+        self._callback.append(callback)
+        _engine.process().on_lost[self._native.key] = self
         lost = self._native.lost()
-        if lost is not None and on_lost.pop(self._native.key, None) is not None and lost["reason"] != "released":
+        if lost is not None and lost["reason"] != "released":
             # The event may have passed before the callback was there.
-            callback(Lost._of(lost))
+            self._tell(Lost._of(lost))
+
+    def _tell(self, lost: Lost) -> None:
+        try:
+            callback = self._callback.pop()
+        except IndexError:
+            return
+        callback(lost)
 
     def _lost_error(self, lost: dict[str, Any]) -> OnelockError:
         if lost["reason"] == "forked":
@@ -105,7 +116,7 @@ class GuardBase:
 
     def _note_released(self) -> None:
         self._is_released = True
-        _engine.process().on_lost.pop(self._native.key, None)
+        self._callback.clear()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self._core.store}, token {self.token}>"
