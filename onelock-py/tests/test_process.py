@@ -321,6 +321,25 @@ def test_a_daemon_thread_keeps_its_lock_until_the_end(shared_url: str) -> None:
         assert onelock.Locker(shared_url).acquire("x", wait=30).release()
 
 
+CLEANS_UP = """
+import atexit, sys
+import onelock
+
+def clean_up():
+    guard.check()
+    print("held", guard.release())
+
+atexit.register(clean_up)
+guard = onelock.Locker(sys.argv[1]).acquire("x")
+"""
+
+
+def test_an_exit_handler_that_comes_after_the_import_runs_under_the_lock(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", CLEANS_UP, f"file://{tmp_path}/locks"]
+    ended = subprocess.run(script, capture_output=True, timeout=50, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held True\n", ""), ended
+
+
 COMES_FIRST_TWICE = """
 import contextlib, threading
 from onelock import _engine
