@@ -2,15 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use lock_core::{
-    Error, FencingToken, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Lease, Release, Renewal, WaitingMarks},
+    Error, FencingToken,
+    backend::{AcquireOutcome, AcquireRequest, Lease, Release, WaitingMarks},
 };
 use redis::{ServerErrorKind, Value};
 
 use crate::{
-    answer::{granted_or_held, is_by_several, needs_more_keys, released, why_lost},
+    answer::{granted_or_held, is_by_several, needs_more_keys, released},
     batches::Batches,
     config::{RedisConfig, Topology},
     connect::Connector,
@@ -29,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Deployment {
     pub(crate) connection: Arc<ConnectionSlot>,
-    replicated: Option<Replication>,
+    pub(crate) replicated: Option<Replication>,
     acquires: Batches,
     releases: Batches,
     pub(crate) keys: Keys,
@@ -114,7 +113,7 @@ impl Deployment {
         Ok(attempt)
     }
 
-    /// Sends a request to acquire `lock`. Returns the reply, and whether enough replicas confirmed.
+    /// Sends a request to acquire `lock`, and answers like [`send`](Self::send).
     async fn ask(
         &self,
         lock: &str,
@@ -143,7 +142,8 @@ impl Deployment {
         keys
     }
 
-    /// Sends a call that acquires.
+    /// Sends a call that acquires, or raises the token of a grant. Returns the reply, and whether
+    /// enough replicas confirmed.
     pub(crate) async fn send(&self, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         match &self.replicated {
             None => self.connection.run(call).await.map(|answer| (answer, Ok(()))),
@@ -169,75 +169,6 @@ impl Deployment {
         let ttl = millis(request.ttl);
         let call = call.arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
         call.arg(record::tail(request, ttl))
-    }
-
-    /// Renews all leases in one call, or in two if some are exclusive and others are not. A cluster
-    /// needs one call each, because a script runs on one slot; these calls are pipelined.
-    pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        let at_once = if self.connection.is_cluster() { 1 } else { leases.len().max(1) };
-        let mut order: Vec<_> = (0..leases.len()).collect();
-        order.sort_by_key(|&i| leases[i].mode.may_be_joined());
-        let chunks = order
-            .chunk_by(|&a, &b| leases[a].mode.may_be_joined() == leases[b].mode.may_be_joined())
-            .flat_map(|group| group.chunks(at_once));
-        let calls = join_all(chunks.map(|some| async move {
-            let some: Vec<_> = some.iter().map(|&i| &leases[i]).collect();
-            match self.renew(&some).await {
-                Ok(renewed) => {
-                    join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
-                        Ok(if renewed { Renewal::Renewed } else { Renewal::Lost(self.why_lost(lease).await) })
-                    }))
-                    .await
-                }
-                Err(error) => vec![Err(error); some.len()],
-            }
-        }));
-        let renewals = calls.await.into_iter().flatten();
-        let mut renewals: Vec<_> = order.iter().zip(renewals).collect();
-        renewals.sort_by_key(|(i, _)| **i);
-        renewals.into_iter().map(|(_, renewal)| renewal).collect()
-    }
-
-    /// Renews the leases, all of which are exclusive or none. Returns for each whether it was still
-    /// held.
-    async fn renew(&self, leases: &[&Lease]) -> Result<Vec<bool>, Error> {
-        let keys: Vec<_> = leases.iter().map(|lease| self.keys.lock(&lease.name)).collect();
-        let joined = leases.iter().any(|lease| lease.mode.may_be_joined());
-        let mut call = if joined { &self.scripts.joined_renew } else { &self.scripts.renew }.call(&keys);
-        for lease in leases {
-            call = call.arg(lease.id.to_string()).arg(millis(lease.ttl));
-        }
-        let answer = match &self.replicated {
-            None => self.connection.run(&call).await?,
-            Some(replicated) => {
-                let (answer, replicated) = replicated.run(&replicated.renewing, &call).await?;
-                // A replica that lacks the renewal would expire the lease at its old end after a
-                // failover.
-                replicated.map(|()| answer)?
-            }
-        };
-        self.pass_on();
-        let renewed = match &answer {
-            Value::Array(answers) => answers.iter().map(|answer| *answer == Value::Int(1)).collect::<Vec<_>>(),
-            _ => return Err(unexpected("the renew script", &answer)),
-        };
-        if renewed.len() == leases.len() { Ok(renewed) } else { Err(unexpected("the renew script", &answer)) }
-    }
-
-    /// Returns why a lease was lost.
-    ///
-    /// This is a separate request, because a renewal may name only the lock's key: a script with
-    /// one key also runs while its slot moves to another node of a cluster.
-    async fn why_lost(&self, lease: &Lease) -> LossReason {
-        let lock = self.keys.lock(&lease.name);
-        let id = lease.id.to_string();
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.records(&lock)];
-        let answer = self.connection.run(&self.scripts.lost.call(&keys).arg(id)).await;
-        // The loss is certain, and the guard must learn of it, although its reason is unknown.
-        answer.and_then(|answer| why_lost(answer, lease)).unwrap_or_else(|error| {
-            tracing::debug!(name = %lease.name, %error, "the reason of a loss cannot be read");
-            LossReason::RecordGone
-        })
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -317,8 +248,11 @@ impl Deployment {
         } else {
             self.scripts.advance_token.call(&keys[..2]).arg(lease.id.to_string()).arg(token.get())
         };
-        match self.connection.run(&call).await? {
-            Value::Int(raised) => Ok(raised == 1),
+        // A raised token is a part of the grant, so the replicas have to confirm it too.
+        let (answer, confirmed) = self.send(&call).await?;
+        match answer {
+            Value::Int(0) => Ok(false),
+            Value::Int(1) => confirmed.map(|()| true),
             answer => Err(unexpected("the advance_token script", &answer)),
         }
     }

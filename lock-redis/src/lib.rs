@@ -27,6 +27,7 @@ mod quorum;
 mod record;
 mod refusal;
 mod relay;
+mod renewal;
 mod repair;
 mod replication;
 mod script;

@@ -3,14 +3,14 @@
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
 use lock_core::{
-    ErrorKind, LockName,
-    backend::{Admin, Backend, Renewal},
+    ErrorKind, FencingToken, LockName, LossReason,
+    backend::{Admin, Backend, Break, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::RedisBackend;
 use test_support::{redis::RedisServer, until};
 
-use crate::fixture::{self, LONG, at, granted, name, refused, request};
+use crate::fixture::{self, LONG, at, client, granted, name, reader, refused, request};
 
 static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
 
@@ -74,6 +74,47 @@ async fn a_lock_is_granted_only_if_the_replica_confirms() {
     replica.daemon().thaw();
     until("the renewal", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
     granted(&backend, &request("other", LONG)).await;
+}
+
+#[tokio::test]
+// verifies: P7, redis-topology
+async fn a_raised_token_is_confirmed_by_the_replica() {
+    let (primary, replica) = pair();
+    let backend = client_of(&primary);
+    for request in [request("job", LONG), reader("parts")] {
+        let (lease, _) = granted(&backend, &request).await;
+        let larger = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
+        replica.daemon().freeze();
+        let error = backend.advance_token(&lease, larger).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{error}");
+        let never = fixture::request(request.name.as_str(), LONG).with_mode(request.mode).lease(None);
+        assert!(!backend.advance_token(&never, larger).await.unwrap(), "it holds nothing, whatever the replica has");
+        replica.daemon().thaw();
+        until("the replica", async || matches!(backend.advance_token(&lease, larger).await, Ok(true))).await;
+        let kept = replica.command(&["GET", &format!("onelock:{{{}}}:t", request.name.as_str())]);
+        assert!(kept.contains(&larger.get().to_string()), "{kept}");
+    }
+}
+
+#[tokio::test]
+// verifies: P3, redis-topology
+async fn a_loss_is_told_though_no_replica_confirms() {
+    let (primary, replica) = pair();
+    let backend = client_of(&primary);
+    for request_of in [|name: &str| request(name, LONG), reader] {
+        let (lost, _) = granted(&backend, &request_of("job")).await;
+        let (held, _) = granted(&backend, &request_of("other")).await;
+        replica.daemon().freeze();
+        let broken = client(primary.addr()).break_lock(&lost.name, &lost.id.to_string(), "alice").await;
+        assert_eq!(broken.unwrap(), Break::Broken);
+        let renewals = backend.renew_many(&[lost, held.clone()]).await;
+        let [Ok(Renewal::Lost(reason)), Err(error)] = &renewals[..] else { panic!("{renewals:?}") };
+        assert_eq!(*reason, LossReason::BrokenBy("alice".into()));
+        assert!(error.is_retryable(), "{error}");
+        replica.daemon().thaw();
+        until("the replica", async || matches!(backend.renew(&held).await, Ok(Renewal::Renewed))).await;
+        fixture::released(&backend, &held).await;
+    }
 }
 
 #[tokio::test]
