@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ pub(crate) struct ConnectionSlot {
     connector: Connector,
     connect_timeout: Duration,
     timeout: Duration,
+    /// How many connections have ended, of all nodes.
+    pub(crate) ended: Arc<AtomicU64>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
     /// Locked by the caller that connects; holds the last failure. Other callers wait for that
@@ -83,6 +85,7 @@ impl ConnectionSlot {
             connector,
             connect_timeout,
             timeout,
+            ended: Arc::default(),
             open: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             wakers: Arc::new(Wakers::new()),
@@ -283,11 +286,13 @@ impl ConnectionSlot {
     async fn connect(&self) -> Result<Arc<OpenConnection>, RedisError> {
         let ended = Arc::new(AtomicBool::new(false));
         let (wakers, flag, is_cluster) = (Arc::clone(&self.wakers), Arc::clone(&ended), self.connector.is_cluster());
+        let count = Arc::clone(&self.ended);
         let push = move |info: redis::PushInfo| {
             match info.kind {
                 // On a cluster only one node has disconnected.
                 PushKind::Disconnection => {
                     flag.store(!is_cluster, Ordering::Release);
+                    count.fetch_add(1, Ordering::Release);
                     wakers.wake_all();
                 }
                 PushKind::Message => wakers.received(&info.data),

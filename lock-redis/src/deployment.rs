@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lock_core::{
-    Error, FencingToken,
+    Error, FencingToken, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Lease, Release, WaitingMarks},
 };
 use redis::{ServerErrorKind, Value};
@@ -17,6 +17,7 @@ use crate::{
     error::{Cause, unexpected},
     keys::Keys,
     record,
+    repeated_requests::repeated,
     replication::Replication,
     script::{Call, Scripts},
     stamps::Stamps,
@@ -78,6 +79,7 @@ impl Deployment {
         let takes_place = request.fair && request.waits;
         let queuing = if takes_place { None } else { self.connection.wakers.queuing(&lock) };
         let mut sent = self.unanswered.sending(request.id);
+        let sending = self.granting().sending();
         let mut answer = if takes_place {
             // Before it is sent: whatever happens to the request, a release then ends its wait.
             self.waiting_marks.note(request.id, request.ttl);
@@ -88,7 +90,7 @@ impl Deployment {
         if answer.as_ref().is_ok_and(|(answer, _)| needs_more_keys(answer)) {
             answer = Box::pin(self.ask_in_turn(&lock, request, queuing.as_ref())).await;
         }
-        sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
+        sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous) && !sending.may_be_repeated();
         let (answer, replicated) = answer?;
         self.pass_on();
         let by_several = is_by_several(&answer);
@@ -151,6 +153,11 @@ impl Deployment {
         }
     }
 
+    /// The connection of the calls that acquire.
+    fn granting(&self) -> &ConnectionSlot {
+        self.replicated.as_ref().map_or(&*self.connection, |replicated| &replicated.acquiring)
+    }
+
     /// A request for an exclusive lock, with these keys.
     fn take<'a>(&'a self, keys: &'a [String], request: &AcquireRequest, queuing: Option<&Queuing<'_>>) -> Call<'a> {
         let call = self.scripts.acquire.call(keys);
@@ -172,6 +179,7 @@ impl Deployment {
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let sending = self.connection.sending();
         let answer = if lease.mode.may_be_joined() {
             Box::pin(self.release_part(lease, hold_for, true)).await?
         } else {
@@ -183,6 +191,11 @@ impl Deployment {
             && answer != Release::Released
         {
             return Err(error);
+        }
+        if matches!(answer, Release::NotHeld(_)) && sending.may_be_repeated() {
+            // A break is certain, because the holder finds its trace.
+            let broken = matches!(Box::pin(self.why_lost(lease)).await, LossReason::BrokenBy(_));
+            return if broken { Ok(Release::NotHeld(None)) } else { Err(repeated()) };
         }
         Ok(answer)
     }
@@ -222,6 +235,8 @@ impl Deployment {
         let answer = match answer {
             // The slot of the lock is moving to another cluster node, so a script may name only
             // keys that exist. A held lock and its token exist. Its waiters retry by themselves.
+            // It leaves no mark: the old node refuses a late acquire until the move ends, and
+            // redirects it afterwards.
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };

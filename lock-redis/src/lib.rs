@@ -29,6 +29,7 @@ mod refusal;
 mod relay;
 mod renewal;
 mod repair;
+mod repeated_requests;
 mod replication;
 mod script;
 mod signal_watch;

@@ -11,6 +11,7 @@ use crate::{
     answer::{is_by_several, refusal},
     deployment::Deployment,
     error::unexpected,
+    repeated_requests::repeated,
 };
 
 impl Deployment {
@@ -45,11 +46,16 @@ impl Deployment {
         if elsewhere {
             call = call.arg(1);
         }
-        match self.connection.run(&call).await? {
+        let sending = self.connection.sending();
+        let answer = match self.connection.run(&call).await? {
             answer if is_by_several(&answer) => Box::pin(self.break_part(&lock, &id, by)).await,
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
             Value::Array(answer) => refusal("the break script", &answer).map(Break::Changed),
             answer => Err(unexpected("the break script", &answer)),
+        }?;
+        match answer {
+            Break::Changed(_) if sending.may_be_repeated() => Err(repeated()),
+            answer => Ok(answer),
         }
     }
 

@@ -22,6 +22,7 @@ mod quorum_parts;
 mod quorum_repair;
 mod races;
 mod relay;
+mod repeated_requests;
 mod replicas;
 mod rights;
 mod sentinel;
