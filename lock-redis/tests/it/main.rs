@@ -20,6 +20,7 @@ mod other_types;
 mod quorum;
 mod quorum_parts;
 mod quorum_repair;
+mod quorum_votes;
 mod races;
 mod relay;
 mod repeated_requests;

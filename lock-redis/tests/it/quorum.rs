@@ -136,7 +136,9 @@ async fn servers_keep_a_lock_longer_than_its_promised_ttl() {
     let longer = || {
         servers.iter().all(|server| {
             let reply = server.command(&["PTTL", "onelock:{job}"]);
-            reply.trim().trim_start_matches(':').parse::<u128>().unwrap() > LONG.as_millis()
+            let left: u64 = reply.trim().trim_start_matches(':').parse().unwrap();
+            // The two requests between take less than half of the difference.
+            Duration::from_millis(left) > LONG + LONG / 200
         })
     };
     assert!(longer(), "their clocks may be faster by 1 %");
