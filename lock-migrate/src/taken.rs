@@ -26,12 +26,15 @@ pub(super) enum State {
     Mark,
     /// The lock, or a mark.
     Lock,
+    /// What a release without an answer was sent for. That release may arrive late, so its id
+    /// acquires nothing more.
+    Ending,
 }
 
 /// An acquisition in one store.
 ///
-/// It has its own id there, and gets a new one after each release. A store refuses a released id,
-/// but the core retries with the same id.
+/// It has its own id there, and gets a new one once a release is answered. A store refuses a
+/// released id, but the core retries with the same id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Half {
     pub(super) id: LeaseId,

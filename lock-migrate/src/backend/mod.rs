@@ -111,7 +111,11 @@ impl MigrationBackend {
             if !is_meant(taken.half(side).state) {
                 continue;
             }
-            match self.side(side).release(&self.half(lease, taken, side), hold_for).await {
+            let half = self.half(lease, taken, side);
+            // Before the request, because it may arrive late, also if this future is dropped.
+            taken.set(side, State::Ending);
+            self.taken.put(lease.id, &lease.name, taken);
+            match self.side(side).release(&half, hold_for).await {
                 Ok(answer) => {
                     if let Release::NotHeld(holder) = answer {
                         missing = Some(holder);
@@ -247,6 +251,8 @@ impl Backend for MigrationBackend {
                 format!("one of the two stores keeps locks for {lease:?} only; choose a ttl or lease of at most that");
             return Err(Error::new(ErrorKind::Config, message).with_ambiguous(false));
         }
+        // Otherwise a late release would end a lock that the same id acquires again.
+        self.release_halves(&request.lease(None), Duration::ZERO, |state| state == State::Ending).await?;
         let mut taken = self.taken.begin(request.id, &request.name);
         let mut grants: [Grant; 2] = Default::default();
         for (side, grant) in [Side::From, Side::To].into_iter().zip(&mut grants) {

@@ -2,13 +2,14 @@
 
 use std::{
     collections::VecDeque,
+    future::pending,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, Listing,
         ProcessBound as _, Release, Renewal, StoreTimings,
@@ -25,6 +26,9 @@ struct Scripted {
     calls: Arc<Mutex<Vec<String>>>,
     answers: Mutex<VecDeque<Result<AcquireOutcome, Error>>>,
     renewals: Mutex<VecDeque<Renewal>>,
+    /// The next request of this operation gets no answer, and arrives when it is delivered.
+    delays: Mutex<Option<Operation>>,
+    late_release: Mutex<Option<Lease>>,
 }
 
 impl Scripted {
@@ -34,6 +38,20 @@ impl Scripted {
 
     fn answer(&self, answer: Result<AcquireOutcome, Error>) {
         self.answers.lock().unwrap().push_back(answer);
+    }
+
+    fn delay(&self, operation: Operation) {
+        *self.delays.lock().unwrap() = Some(operation);
+    }
+
+    fn is_delayed(&self, operation: Operation) -> bool {
+        self.delays.lock().unwrap().take_if(|delayed| *delayed == operation).is_some()
+    }
+
+    /// Lets the release that was delayed arrive.
+    async fn deliver_release(&self) -> Release {
+        let lease = self.late_release.lock().unwrap().take().expect("a release was sent");
+        self.inner.release(&lease, Duration::ZERO).await.unwrap()
     }
 }
 
@@ -73,6 +91,10 @@ impl Backend for Scripted {
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         self.note("release");
+        if self.is_delayed(Operation::Release) {
+            *self.late_release.lock().unwrap() = Some(lease.clone());
+            return pending().await;
+        }
         self.inner.release(lease, hold_for).await
     }
 
@@ -123,9 +145,18 @@ impl Stores {
     }
 
     async fn grant(&self) -> Lease {
-        let request = writer();
-        let AcquireOutcome::Granted(grant) = self.both.acquire(&request).await.unwrap() else { panic!("it is free") };
+        self.grant_to(&writer()).await
+    }
+
+    async fn grant_to(&self, request: &AcquireRequest) -> Lease {
+        let AcquireOutcome::Granted(grant) = self.both.acquire(request).await.unwrap() else { panic!("it is free") };
         request.lease(grant.token)
+    }
+
+    /// Makes an attempt that is dropped, as the core drops an attempt without an answer.
+    async fn drop_attempt(&self, request: &AcquireRequest) {
+        let answer = tokio::time::timeout(Duration::from_secs(1), self.both.acquire(request)).await;
+        assert!(answer.is_err(), "it was answered: {answer:?}");
     }
 
     async fn refuse(&self, request: &AcquireRequest) {
@@ -172,6 +203,22 @@ async fn a_refusal_that_leaves_nothing_is_not_released() {
     let error = stores.both.acquire(&writer()).await.unwrap_err();
     assert!(!error.is_ambiguous(), "{error}");
     assert_eq!(stores.take_calls(), ["release from"], "the new store has nothing after such an error");
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P1, late-request
+async fn a_late_rollback_spares_a_lock_acquired_again() {
+    for late in [0, 1] {
+        let stores = Stores::new();
+        let store = [&stores.from, &stores.to][late];
+        let request = writer();
+        stores.to.answer(Err(Error::new(ErrorKind::Unavailable, "no answer").with_ambiguous(true)));
+        store.delay(Operation::Release);
+        stores.drop_attempt(&request).await;
+        let lease = stores.grant_to(&request).await;
+        assert!(matches!(store.deliver_release().await, Release::NotHeld(_)), "store {late} was freed");
+        assert_eq!(stores.both.renew(&lease).await.unwrap(), Renewal::Renewed);
+    }
 }
 
 #[tokio::test]

@@ -8,11 +8,12 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Capability, Error, ErrorKind, FencingToken, Holder, LockName, Locker, Mode,
+    Capability, Error, ErrorKind, FencingToken, Holder, LockName, Locker, Mode, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Lease, LeaseId, Release, Renewal,
         StoreTimings,
     },
+    faults::{Fault, Faulty},
     memory::MemoryBackend,
 };
 use lock_migrate::MigrationBackend;
@@ -278,6 +279,21 @@ async fn an_attempt_after_a_refusal_uses_no_released_id() {
         refused(&both, &waiting).await;
     }
     release(&to, &reading).await;
+    let lease = granted(&both, &waiting).await;
+    release(&both, &lease).await;
+}
+
+#[tokio::test]
+// verifies: lost-reply
+async fn a_rollback_without_a_reply_does_not_fail_the_next_attempt() {
+    let (from, to) = (Faulty::new(Exclusive::default()), MemoryBackend::new());
+    let both = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let writing = granted(&to, &request(Mode::Exclusive)).await;
+    let waiting = request(Mode::Exclusive).with_waits(true);
+    from.next(Operation::Release, Fault::FailAfter(ErrorKind::Unavailable));
+    let error = both.acquire(&waiting).await.unwrap_err();
+    assert!(error.is_retryable() && error.is_ambiguous(), "{error}");
+    release(&to, &writing).await;
     let lease = granted(&both, &waiting).await;
     release(&both, &lease).await;
 }
