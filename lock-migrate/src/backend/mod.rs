@@ -84,6 +84,8 @@ impl MigrationBackend {
             {
                 taken.set(side, State::Mark);
             }
+            // An earlier request of this id may still arrive. `undo` releases the id.
+            Ok(AcquireOutcome::Contended(_)) if before.half(side).state == State::Lock => {}
             Ok(AcquireOutcome::Contended(_)) => taken.clear(side),
             Err(error) if error.is_ambiguous() => {}
             Err(_) => *taken = before,

@@ -28,6 +28,7 @@ struct Scripted {
     renewals: Mutex<VecDeque<Renewal>>,
     /// The next request of this operation gets no answer, and arrives when it is delivered.
     delays: Mutex<Option<Operation>>,
+    late_acquire: Mutex<Option<AcquireRequest>>,
     late_release: Mutex<Option<Lease>>,
 }
 
@@ -46,6 +47,12 @@ impl Scripted {
 
     fn is_delayed(&self, operation: Operation) -> bool {
         self.delays.lock().unwrap().take_if(|delayed| *delayed == operation).is_some()
+    }
+
+    /// Lets the acquire that was delayed arrive.
+    async fn deliver_acquire(&self) -> AcquireOutcome {
+        let request = self.late_acquire.lock().unwrap().take().expect("an acquire was sent");
+        self.inner.acquire(&request).await.unwrap()
     }
 
     /// Lets the release that was delayed arrive.
@@ -70,6 +77,10 @@ impl Backend for Scripted {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        if self.is_delayed(Operation::Acquire) {
+            *self.late_acquire.lock().unwrap() = Some(request.clone());
+            return pending().await;
+        }
         let scripted = self.answers.lock().unwrap().pop_front();
         match scripted {
             Some(answer) => answer,
@@ -219,6 +230,40 @@ async fn a_late_rollback_spares_a_lock_acquired_again() {
         assert!(matches!(store.deliver_release().await, Release::NotHeld(_)), "store {late} was freed");
         assert_eq!(stores.both.renew(&lease).await.unwrap(), Renewal::Renewed);
     }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: late-request
+async fn a_refused_retry_releases_the_id_of_an_unanswered_attempt() {
+    let stores = Stores::new();
+    let request = writer();
+    stores.from.delay(Operation::Acquire);
+    stores.drop_attempt(&request).await;
+    let other = writer();
+    let AcquireOutcome::Granted(grant) = stores.from.inner.acquire(&other).await.unwrap() else { panic!("it is free") };
+    stores.refuse(&request).await;
+    assert_eq!(stores.take_calls(), ["release from"]);
+    stores.from.inner.release(&other.lease(grant.token), Duration::ZERO).await.unwrap();
+    let late = stores.from.deliver_acquire().await;
+    assert!(matches!(late, AcquireOutcome::Contended(_)), "no client would release this lock: {late:?}");
+    stores.grant_to(&request).await;
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P12
+async fn a_writer_keeps_its_mark_after_an_unanswered_attempt() {
+    let stores = Stores::new();
+    let reader = || writer().with_mode(Mode::Shared);
+    let AcquireOutcome::Granted(_) = stores.from.inner.acquire(&reader()).await.unwrap() else { panic!("it is free") };
+    let waiting = writer().with_waits(true);
+    stores.from.delay(Operation::Acquire);
+    stores.drop_attempt(&waiting).await;
+    stores.refuse(&waiting).await;
+    let newcomer = stores.from.inner.acquire(&reader()).await.unwrap();
+    assert!(matches!(newcomer, AcquireOutcome::Contended(_)), "{newcomer:?}");
+    // The release of the whole acquisition ends the mark.
+    stores.both.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
+    assert!(matches!(stores.from.inner.acquire(&reader()).await.unwrap(), AcquireOutcome::Granted(_)));
 }
 
 #[tokio::test]
