@@ -24,12 +24,10 @@ pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder>
     Some(merged)
 }
 
-/// Returns the holders in `seen` that are also in `holder`, by their tokens, which agree in the two
-/// stores.
+/// Returns the holders in `seen` that are also in `holder`.
 pub(super) fn those_of(seen: Holder, holder: &Holder) -> Option<Holder> {
-    let known: Vec<_> = [holder].into_iter().chain(&holder.others).map(|holder| holder.token).collect();
-    let both = each(Some(seen)).into_iter().filter(|seen| known.contains(&seen.token));
-    Holder::of_several(both.collect())
+    let is_known = |seen: &Holder| [holder].into_iter().chain(&holder.others).any(|known| is_one(known, seen));
+    Holder::of_several(each(Some(seen)).into_iter().filter(is_known).collect())
 }
 
 /// Returns each holder that is named.
@@ -40,10 +38,17 @@ fn each(holder: Option<Holder>) -> Vec<Holder> {
     [first].into_iter().chain(others).collect()
 }
 
-/// Returns whether a holder in the old store and one in the new store are one.
+/// Returns whether a holder in the old store and one in the new store are one. A break of two
+/// holders as one would end the lock of both.
 fn is_one(from: &Holder, to: &Holder) -> bool {
-    let is_joinable = from.mode.may_be_joined() || to.mode.may_be_joined();
-    !is_joinable || from.token == to.token && from.owner == to.owner
+    if from.mode.may_be_joined() || to.mode.may_be_joined() {
+        return from.token == to.token && from.owner == to.owner;
+    }
+    match (from.token, to.token) {
+        (Some(from), Some(to)) => from == to,
+        // A store without tokens. A program without a record has no owner either.
+        _ => from.owner == to.owner || from.owner.is_none() || to.owner.is_none(),
+    }
 }
 
 fn merged_one(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
@@ -142,6 +147,50 @@ mod tests {
         };
         assert_eq!(merged(reader("a"), reader("b")).map(|holder| holder.count()), Some(2));
         assert_eq!(merged(reader("a"), reader("a")).map(|holder| holder.count()), Some(1));
+    }
+
+    #[test]
+    fn two_exclusive_holders_have_versions_of_their_own() {
+        let holder = |owner: &str, token: Option<u64>, version: &str| {
+            let holder = Holder::default().with_owner(owner.to_owned()).with_version(version.to_owned());
+            Some(holder.with_token(token.and_then(FencingToken::new)))
+        };
+        for (waiter, waiting, held) in [
+            ("holder", Some(7), Some(5)),
+            ("waiter", Some(5), Some(7)),
+            ("waiter", None, Some(7)),
+            ("waiter", None, None),
+        ] {
+            let both = merged(holder(waiter, waiting, "f"), holder("holder", held, "t")).expect("it is held");
+            let versions = [&both].into_iter().chain(&both.others).map(|one| one.version.as_deref().map(split_version));
+            assert_eq!(versions.collect::<Vec<_>>(), [Some((Some("f"), None)), Some((None, Some("t")))]);
+            assert_eq!(both.count(), 2);
+        }
+    }
+
+    #[test]
+    fn one_exclusive_holder_counts_once() {
+        let holder = |owner: &str, token: Option<u64>| {
+            let owner = Some(owner.to_owned()).filter(|owner| !owner.is_empty());
+            Some(Holder::default().with_owner(owner).with_token(token.and_then(FencingToken::new)))
+        };
+        for (from, to) in [
+            (holder("spelled\0", Some(7)), holder("spelled\u{fffd}", Some(7))),
+            (holder("untold", None), holder("untold", Some(7))),
+            (holder("", None), holder("recorded", Some(7))),
+        ] {
+            for (from, to) in [(from.clone(), to.clone()), (to, from)] {
+                assert_eq!(merged(from.clone(), to.clone()).map(|holder| holder.count()), Some(1), "{from:?}, {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_adds_no_other_holder_without_a_token() {
+        let holder = |owner: &str| Holder::default().with_owner(owner.to_owned());
+        assert_eq!(those_of(holder("waiter"), &holder("holder")), None);
+        let other_half = holder("holder").with_token(FencingToken::new(7));
+        assert_eq!(those_of(other_half.clone(), &holder("holder")), Some(other_half));
     }
 
     #[test]

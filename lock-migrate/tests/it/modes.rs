@@ -198,6 +198,23 @@ async fn a_break_ends_both_halves_of_one_of_two_readers_of_one_owner() {
 }
 
 #[tokio::test]
+// verifies: P1
+async fn a_break_of_a_waiter_spares_the_holder_of_the_new_store() {
+    let (from, to, both) = stores();
+    let held = granted(&to, &request(Mode::Exclusive).with_owner("holder")).await;
+    let larger = FencingToken::new(held.token.unwrap().get() + 1_000_000_000).unwrap();
+    assert!(to.advance_token(&held, larger).await.unwrap());
+    // A waiter on the migration has the lock of the old store for a moment in each attempt.
+    let waiting = granted(&from, &request(Mode::Exclusive).with_owner("waiter")).await;
+    let holder = both.inspect(&name()).await.unwrap().unwrap();
+    let seen = [&holder].into_iter().chain(&holder.others).find(|one| one.token == waiting.token).unwrap();
+    let version = seen.version.clone().unwrap();
+    assert_eq!(both.break_lock(&name(), &version, "alice").await.unwrap(), Break::Broken);
+    assert!(matches!(from.renew(&waiting).await.unwrap(), Renewal::Lost(_)));
+    assert_eq!(to.renew(&held.with_token(larger)).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
 async fn holders_that_neither_store_names_are_counted() {
     let (_, _, both) = stores();
     for _ in 0..40 {
