@@ -29,10 +29,12 @@ impl LockDirectory {
     /// Symbolic links in the path are not resolved: if a link is changed to another directory,
     /// every process must follow it.
     pub(crate) fn find(path: &Path, create: bool) -> Result<Self, Error> {
-        let path = std::path::absolute(path).map_err(|e| {
+        let absolute = std::path::absolute(path).map_err(|e| {
             let what = format!("\"{}\" is not a path; name a directory for the locks", path.display());
             Error::new(ErrorKind::Config, what).with_source(e)
         })?;
+        // Without a slash at the end, which would be a second name of the same store.
+        let path: PathBuf = absolute.components().collect();
         let is_missing = match fs::metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -139,4 +141,22 @@ fn check(directory: &Path) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_make_no_second_name_of_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().to_str().unwrap();
+        for text in
+            [name.to_owned(), format!("{name}/"), format!("{name}//"), format!("/{name}/."), format!("{name}/./")]
+        {
+            let found = LockDirectory::find(Path::new(&text), false).unwrap();
+            // Paths that differ in slashes are equal, and their texts are not.
+            assert_eq!(found.path.to_str(), Some(name), "{text}");
+        }
+    }
 }
