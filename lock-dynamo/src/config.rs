@@ -44,6 +44,13 @@ impl fmt::Debug for Secrets {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint(pub(crate) String);
 
+impl Endpoint {
+    /// Without a slash at the end, which would be a second name of the same server.
+    pub(crate) fn new(url: impl Into<String>) -> Self {
+        Self(url.into().trim_end_matches('/').to_owned())
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.find("://"), self.0.rfind('@')) {
@@ -190,7 +197,7 @@ impl DynamoConfig {
     /// endpoint.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
-        self.endpoint = Some(Endpoint(url.into()));
+        self.endpoint = Some(Endpoint::new(url));
         self
     }
 

@@ -62,7 +62,7 @@ impl DynamoConfig {
         this.collect_after = config.take_duration("collect_after")?.unwrap_or(this.collect_after);
         this.read_first = config.take_bool("read_first")?.unwrap_or(false);
         this.region = config.take_string("region");
-        this.endpoint = config.take_string("endpoint").map(Endpoint);
+        this.endpoint = config.take_string("endpoint").map(Endpoint::new);
         this.profile = config.take_string("profile");
         this.role = config.take_string("role");
         this.fips = config.take_bool("fips")?.unwrap_or(false);
@@ -153,6 +153,7 @@ mod tests {
             ("", new()),
             ("?region=eu-central-1&profile=ops", new().region("eu-central-1").profile("ops")),
             ("?endpoint=http://127.0.0.1:8000&fips=true", new().endpoint("http://127.0.0.1:8000").fips(true)),
+            ("?endpoint=http://h:8000/x/", new().endpoint("http://h:8000/x")),
             ("?dual_stack=true&role=arn:aws:iam::1:role/x", new().dual_stack(true).role("arn:aws:iam::1:role/x")),
             ("?schema=java&partition_key=id", new().schema(Schema::Java).partition_key("id")),
             ("?sort_key=range", new().sort_key("range", "-")),
