@@ -292,6 +292,8 @@ impl fmt::Display for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("postgres://")?;
         for (i, host) in self.server.hosts.iter().enumerate() {
+            // With the usual port, one server would have two names.
+            let host = Host { port: host.port.filter(|port| *port != DEFAULT_PORT), ..host.clone() };
             write!(f, "{}{host}", if i == 0 { "" } else { "," })?;
         }
         if let Some(database) = &self.server.database {

@@ -166,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn the_usual_port_is_not_in_the_name_of_a_store() {
+        for (text, shown) in [
+            ("postgres://u:s3cret@h:5432/db", "postgres://h/db"),
+            ("postgres://a,b:5432,c:5433/db?table=x", "postgres://a,b,c:5433/db?table=x"),
+        ] {
+            assert_eq!(PostgresConfig::from_url(text).unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_mistake_and_hide_secrets() {
         for (text, hint) in [
             ("postgres://h/a/b", "name of a database"),
