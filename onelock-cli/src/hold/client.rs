@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use crate::{
     args::OnLoss,
     exit::{self, Failure},
-    run::process_tree,
+    run::process_tree::{self, Family},
     sys,
 };
 
@@ -93,18 +93,23 @@ impl Client {
         self.handle.as_ref().map(AsFd::as_fd)
     }
 
-    /// Asks the client and its descendants to end.
-    pub(super) fn terminate(&self) {
-        if let Some(handle) = self.handle() {
-            process_tree::terminate_family(self.pid, handle, self.server);
-        }
+    /// Asks the client and its descendants to end, and returns the descendants.
+    pub(super) fn terminate(&self) -> Family {
+        let root = self.handle().map(|handle| (self.pid, handle));
+        root.map(|root| process_tree::terminate_family(root, self.server)).unwrap_or_default()
     }
 
-    /// Kills the client and its descendants, and waits for their end.
-    pub(super) fn kill(&self) {
-        if let Some(handle) = self.handle() {
-            process_tree::kill_family(self.pid, handle, self.server);
-        }
+    /// Kills the client and its descendants, also those of `families`, which may not be its
+    /// descendants any more. Waits for their end.
+    pub(super) fn kill<'a>(&'a self, families: impl IntoIterator<Item = &'a Family>) {
+        let rest = families.into_iter().flat_map(Family::living);
+        let roots: Vec<_> = self.handle().map(|handle| (self.pid, handle)).into_iter().chain(rest).collect();
+        process_tree::kill_families(&roots, self.server);
+    }
+
+    /// Kills those of `family` that have not ended, and waits for their end, but not the client.
+    pub(super) fn kill_family(&self, family: &Family) {
+        process_tree::kill_families(&family.living().collect::<Vec<_>>(), self.server);
     }
 }
 

@@ -149,8 +149,19 @@ impl Holder<'_> {
             Err(failure) => Err(failure),
         };
         self.send(ToWatchdog::Finish);
+        self.wait_for_watchdog_exit().await;
         let released = guard.release().await;
         self.exit(ended?, released)
+    }
+
+    /// Waits for the end of the watchdog, which may still have to end descendants of a client that
+    /// has ended first.
+    async fn wait_for_watchdog_exit(&self) {
+        if self.watchdog.is_some() {
+            let gone = async { while watchdog_event(self.watchdog.as_ref()).await.is_some() {} };
+            // The grace time is the longest for a lock without a lease.
+            let _ = timeout(self.duty.grace(None) + WATCHDOG_TIMEOUT, gone).await;
+        }
     }
 
     /// Tells the watchdog of the lock, and waits for its answer.
@@ -188,7 +199,7 @@ impl Holder<'_> {
             Err(failure) => {
                 // The client counts on the lock, which is about to be released.
                 if self.watchdog.is_some() {
-                    self.duty.client.kill();
+                    self.duty.client.kill([]);
                 }
                 return Err(failure);
             }
@@ -263,7 +274,7 @@ impl Holder<'_> {
             }
         }
         // The watchdog is dead or hangs.
-        self.duty.client.kill();
+        self.duty.client.kill([]);
     }
 
     fn exit(self, end: End, released: Result<Release, lock_core::Error>) -> Result<Exit, Failure> {

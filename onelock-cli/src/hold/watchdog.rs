@@ -5,7 +5,7 @@
 //! uses no runtime and no thread.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use crate::{
         alarm::{self, Alarm},
         child::default_grace,
         inherited::InheritedState,
+        process_tree::{self, Family},
         protocol::{Channel, ToWatchdog, WatchdogEvent},
     },
     sys,
@@ -66,11 +67,15 @@ fn wait_for_lock(holder: Channel, duty: &Duty<'_>) -> nix::Result<()> {
     // Without the lock there is nothing to watch.
     let Some((ToWatchdog::Start { deadline, .. }, locks)) = holder.receive()? else { return Ok(()) };
     let lease = deadline.map(|at| at.since(SystemClock.now()));
+    // All that may fail comes before the client is told of the lock.
+    let alarm = Alarm::new()?;
     holder.send(WatchdogEvent::Started, &[])?;
     let watchdog = Watchdog {
         holder: Some(holder),
         client: duty.client,
-        alarm: Alarm::new()?,
+        family: Family::default(),
+        abandoned: false,
+        alarm,
         locks,
         grace: duty.grace(lease),
         terminates: duty.on_loss == OnLoss::Term,
@@ -84,6 +89,10 @@ struct Watchdog<'a> {
     /// `None` once `onelock hold` has ended without a word.
     holder: Option<Channel>,
     client: &'a Client,
+    /// The descendants of the client, once it was asked to end.
+    family: Family,
+    /// Whether the client has ended or given up the lock, which then lasts until its family ends.
+    abandoned: bool,
     alarm: Alarm,
     locks: Vec<OwnedFd>,
     grace: Duration,
@@ -111,15 +120,18 @@ impl Watchdog<'_> {
             {
                 return Ok(());
             }
-            // Before its end was asked for, `onelock hold` itself deals with it.
-            if self.kill_at.is_some() && ready.client {
+            if ready.gone {
                 return self.end();
             }
             if self.kill_at.is_none() && self.next_alarm().is_some_and(alarm::has_passed) {
                 self.stop_client();
             }
             if self.kill_at.is_some_and(alarm::has_passed) {
-                self.client.kill();
+                if self.abandoned {
+                    self.client.kill_family(&self.family);
+                } else {
+                    self.client.kill([&self.family]);
+                }
                 return self.end();
             }
         }
@@ -127,9 +139,13 @@ impl Watchdog<'_> {
 
     fn wait(&self) -> nix::Result<Ready> {
         let [boot, wall] = self.alarm.descriptors();
-        let client = self.client.handle().filter(|_| self.kill_at.is_some());
+        // Before its end was asked for, `onelock hold` itself sees the end of the client.
+        let living = self.kill_at.and_then(|_| self.living());
+        if self.kill_at.is_some() && living.is_none() {
+            return Ok(Ready { gone: true, holder: false });
+        }
         let holder = self.holder.as_ref().map(AsFd::as_fd);
-        let mut sources: Vec<_> = [Some(boot), Some(wall), client, holder]
+        let mut sources: Vec<_> = [Some(boot), Some(wall), living, holder]
             .into_iter()
             .flatten()
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -138,10 +154,14 @@ impl Watchdog<'_> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
-        let mut others = sources.iter().skip(2).map(|source| source.any().unwrap_or(true));
-        let client = client.is_some() && others.next().unwrap_or(false);
-        let holder = holder.is_some() && others.next().unwrap_or(false);
-        Ok(Ready { client, holder })
+        let holder = holder.is_some() && sources.last().is_some_and(|source| source.any().unwrap_or(true));
+        Ok(Ready { gone: false, holder })
+    }
+
+    /// Returns a process that the lock has to outlast.
+    fn living(&self) -> Option<BorrowedFd<'_>> {
+        let client = self.client.handle().filter(|client| !self.abandoned && !process_tree::has_ended(*client));
+        client.or_else(|| self.family.living().map(|(_, handle)| handle).next())
     }
 
     fn next_alarm(&self) -> Option<ClockReading> {
@@ -157,7 +177,8 @@ impl Watchdog<'_> {
                 self.kill_at = Some(alarm::from_now(Duration::ZERO));
             }
             Some(Ok(Some((ToWatchdog::Lost { known: false }, _)))) => self.stop_client(),
-            Some(Ok(Some((ToWatchdog::Finish, _)))) => return Next::End,
+            Some(Ok(Some((ToWatchdog::Finish, _)))) if self.kill_at.is_none() => return Next::End,
+            Some(Ok(Some((ToWatchdog::Finish, _)))) => self.abandoned = true,
             Some(Ok(Some((ToWatchdog::Signal(_) | ToWatchdog::Start { .. }, _))) | Err(Errno::EINTR)) | None => {}
             // `onelock hold` was killed, so no process renews or releases the lock any more.
             Some(Ok(None) | Err(_)) => {
@@ -176,11 +197,11 @@ impl Watchdog<'_> {
         let kill_at = alarm::from_now(self.grace);
         self.kill_at = Some(self.deadline.map_or(kill_at, |deadline| alarm::earlier(kill_at, deadline)));
         if self.terminates {
-            self.client.terminate();
+            self.family = self.client.terminate();
         }
     }
 
-    /// Ends the watch after the client: unlocks first, then reports.
+    /// Ends the watch after the client and its family: unlocks first, then reports.
     fn end(mut self) -> nix::Result<()> {
         // In reverse, like every release.
         while let Some(lock) = self.locks.pop() {
@@ -193,8 +214,10 @@ impl Watchdog<'_> {
     }
 }
 
-/// The sources that have an event.
+/// What has happened.
 struct Ready {
-    client: bool,
+    /// Whether no process is left that the lock has to outlast, after the client was asked to end.
+    gone: bool,
+    /// Whether `onelock hold` has sent a message, or has ended.
     holder: bool,
 }

@@ -27,6 +27,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_
 
 /// A descendant. The handle, if the kernel gives one, keeps a signal from reaching another process
 /// that got the same pid.
+#[derive(Debug)]
 struct Descendant {
     pid: Pid,
     handle: Option<OwnedFd>,
@@ -100,50 +101,89 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long killed processes may take to die, before the lock is released anyway.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends SIGTERM to the process `root`, which `handle` refers to, and to its descendants, except to
-/// `spared` and the descendants of that. A stopped process is continued, so that it can clean up.
-pub(crate) fn terminate_family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) {
-    let family = family(root, handle, spared);
-    for signal in [libc::SIGTERM, libc::SIGCONT] {
-        let _ = sys::pidfd_kill(handle, signal);
-        family.iter().for_each(|descendant| descendant.signal(signal));
+/// A process that is no child of this one, and the handle that refers to it.
+pub(crate) type Root<'a> = (Pid, BorrowedFd<'a>);
+
+/// The descendants that a process had when it was asked to end. They stay known when it has ended,
+/// and another process has become their parent.
+#[derive(Debug, Default)]
+pub(crate) struct Family(Vec<Descendant>);
+
+impl Family {
+    /// Returns those that have not ended.
+    pub(crate) fn living(&self) -> impl Iterator<Item = Root<'_>> {
+        let handles = self.0.iter().filter_map(|one| Some((one.pid, one.handle.as_ref()?.as_fd())));
+        handles.filter(|(_, handle)| !has_ended(*handle))
+    }
+
+    /// Waits until all have ended, at most for `limit`.
+    pub(crate) fn wait(&self, limit: Duration) {
+        wait_for_ends(self.living().map(|(_, handle)| handle), limit);
     }
 }
 
-/// Kills the same processes as [`terminate_family`], and waits until they are dead.
+/// Whether the process of `handle` has ended; it may be a zombie.
+pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
+    let mut end = [PollFd::new(handle, PollFlags::POLLIN)];
+    poll(&mut end, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+fn wait_for_ends<'a>(handles: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) {
+    let end = Instant::now() + limit;
+    for handle in handles {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut dead = [PollFd::new(handle, PollFlags::POLLIN)];
+        let _ = poll(&mut dead, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    }
+}
+
+/// Sends SIGTERM to the process `root` and to its descendants, except to `spared` and the
+/// descendants of that. A stopped process is continued, so that it can clean up.
+pub(crate) fn terminate_family(root: Root<'_>, spared: Pid) -> Family {
+    let family = family(root, spared);
+    for signal in [libc::SIGTERM, libc::SIGCONT] {
+        let _ = sys::pidfd_kill(root.1, signal);
+        family.iter().for_each(|descendant| descendant.signal(signal));
+    }
+    Family(family)
+}
+
+/// Kills `roots` and their descendants, except `spared` and the descendants of that, and waits
+/// until they are dead.
 ///
-/// Orphans of `root` do not become children of this process. So all are stopped first: a stopped
+/// Their orphans do not become children of this process. So all are stopped first: a stopped
 /// process starts no other, and does not react to the death of its parent.
-pub(crate) fn kill_family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) {
+pub(crate) fn kill_families(roots: &[Root<'_>], spared: Pid) {
     let end = Instant::now() + STOP_TIMEOUT;
     let mut pause = PAUSE.0;
-    let family = loop {
-        let _ = sys::pidfd_kill(handle, libc::SIGSTOP);
-        let family = family(root, handle, spared);
-        let running = || family.iter().filter(|descendant| !is_still(descendant.pid));
+    let signal_roots = |signal| {
+        for (_, handle) in roots {
+            let _ = sys::pidfd_kill(*handle, signal);
+        }
+    };
+    let descendants = loop {
+        signal_roots(libc::SIGSTOP);
+        let found: Vec<_> = roots.iter().flat_map(|root| family(*root, spared)).collect();
+        let running = || found.iter().filter(|descendant| !is_still(descendant.pid));
         running().for_each(|descendant| descendant.signal(libc::SIGSTOP));
-        if (running().next().is_none() && is_still(root)) || Instant::now() >= end {
-            break family;
+        let roots_are_still = || roots.iter().all(|(pid, handle)| is_still(*pid) || has_ended(*handle));
+        if (running().next().is_none() && roots_are_still()) || Instant::now() >= end {
+            break found;
         }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     };
-    let _ = sys::pidfd_kill(handle, libc::SIGKILL);
-    family.iter().for_each(|descendant| descendant.signal(libc::SIGKILL));
-    let handles = family.iter().filter_map(|descendant| Some(descendant.handle.as_ref()?.as_fd()));
-    let end = Instant::now() + DEATH_TIMEOUT;
-    for handle in handles.chain([handle]) {
-        let left = end.saturating_duration_since(Instant::now());
-        let mut dead = [PollFd::new(handle, PollFlags::POLLIN)];
-        let _ = poll(&mut dead, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
-    }
+    signal_roots(libc::SIGKILL);
+    descendants.iter().for_each(|descendant| descendant.signal(libc::SIGKILL));
+    let handles = descendants.iter().filter_map(|descendant| Some(descendant.handle.as_ref()?.as_fd()));
+    wait_for_ends(handles.chain(roots.iter().map(|(_, handle)| *handle)), DEATH_TIMEOUT);
 }
 
-/// Lists the descendants of the process that `handle` refers to; none if it has ended, because
-/// another process may have got its pid.
-fn family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) -> Vec<Descendant> {
-    let found = descendants_of(root, Some(spared));
-    if sys::pidfd_kill(handle, 0).is_ok() { found } else { Vec::new() }
+/// Lists the descendants of `root`; none if it has ended, because another process may have got its
+/// pid.
+fn family(root: Root<'_>, spared: Pid) -> Vec<Descendant> {
+    let found = descendants_of(root.0, Some(spared));
+    if sys::pidfd_kill(root.1, 0).is_ok() { found } else { Vec::new() }
 }
 
 /// Whether a process is stopped or has ended.
@@ -156,13 +196,14 @@ fn descendants() -> Vec<Descendant> {
 }
 
 /// Lists parents before children, so that no parent reacts to the death of its child. Leaves out
-/// `spared` and its descendants.
+/// `spared` and its descendants, and this process, which `root` may have adopted.
 fn descendants_of(root: Pid, spared: Option<Pid>) -> Vec<Descendant> {
     let mut found: Vec<Descendant> = Vec::new();
     let mut next = 0;
     let mut parent = root;
+    let is_spared = |child: &Pid| Some(*child) == spared || *child == Pid::this();
     loop {
-        for child in children(parent).into_iter().filter(|child| Some(*child) != spared) {
+        for child in children(parent).into_iter().filter(|child| !is_spared(child)) {
             // The order matters: first the handle, then the check that it is the right process.
             let handle = sys::pidfd_open(child).ok();
             if let Some(stat) = stat(child)

@@ -70,7 +70,10 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
         server.output.send(&objects::hello(&locker));
         let session = Session::new(locker, Arc::clone(&client), defaults, server.output.clone(), names);
         let end = server.serve(&session).await;
-        session.end_all(end.as_ref().ok().and_then(End::told));
+        match end.as_ref().ok().and_then(End::told) {
+            None => session.abandon().await,
+            told => session.end_all(told),
+        }
         let _ = timeout(RELEASE_TIMEOUT, session.idle()).await;
         let _ = timeout(FLUSH_TIMEOUT, server.output.flushed()).await;
         end.map(|_| Exit::Code(0))

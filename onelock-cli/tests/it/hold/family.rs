@@ -1,5 +1,7 @@
 //! The programs that a client has started end with it at a loss.
 
+use nix::sys::signal::{SIGKILL, SIGTERM, kill};
+
 use super::fixture::{Process, client};
 use crate::run::fixture::{Locks, eventually, is_alive, parse_pid};
 
@@ -13,10 +15,34 @@ sh -c 'echo $$; sh -c "echo \$\$; sleep 1000" & wait' &
 wait
 "#;
 
-fn dies_before_the_lock_is_free(locks: &Locks, loss: impl FnOnce(&mut Process)) {
-    let script = locks.script("bash", FAMILY);
-    let mut script = Process::start(client(&script, &[]).env("ONELOCK_URL", locks.url()));
-    let mut family: Vec<_> = (0..3).map(|_| parse_pid(&script.line())).collect();
+/// Starts a child in the foreground that ignores SIGTERM, and prints its pid. The script itself
+/// dies of SIGTERM at once.
+const CHILD: &str = r#"
+coproc LOCK { exec onelock hold --grace 300ms $LIMIT x; }
+read -r -u "${LOCK[0]}" held || exit 1
+sh -c 'trap "" TERM; echo $$; exec sleep 1000'
+true
+"#;
+
+/// A client that adopts orphans, also those of `onelock hold`. Prints its own pid.
+const SUBREAPER: &str = r#"
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+hold = subprocess.Popen(["onelock", "hold", "--grace", "300ms", "x"], stdin=-1, stdout=-1)
+assert hold.stdout.readline()
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+"#;
+
+fn start(locks: &Locks, interpreter: &str, text: &str, limit: &str) -> Process {
+    let script = locks.script(interpreter, text);
+    Process::start(client(&script, &[]).envs([("ONELOCK_URL", locks.url().as_str()), ("LIMIT", limit)]))
+}
+
+/// Reads so many pids, and checks that their processes end before the lock does.
+fn dies_before_the_lock_is_free(locks: &Locks, mut script: Process, pids: usize, loss: impl FnOnce(&mut Process)) {
+    let mut family: Vec<_> = (0..pids).map(|_| parse_pid(&script.line())).collect();
     family.push(script.pid());
     assert!(family.iter().all(|pid| is_alive(*pid)));
     loss(&mut script);
@@ -29,17 +55,33 @@ fn dies_before_the_lock_is_free(locks: &Locks, loss: impl FnOnce(&mut Process)) 
 }
 
 #[test]
-fn descendants_end_before_the_lock_of_a_killed_hold() {
-    let locks = Locks::new();
-    dies_before_the_lock_is_free(&locks, |script| {
-        nix::sys::signal::kill(script.hold(), nix::sys::signal::SIGKILL).unwrap();
-    });
+fn descendants_end_before_the_lock_of_a_signalled_hold() {
+    for signal in [SIGKILL, SIGTERM] {
+        let locks = Locks::new();
+        let script = start(&locks, "bash", FAMILY, "");
+        dies_before_the_lock_is_free(&locks, script, 3, |script| kill(script.hold(), signal).unwrap());
+    }
 }
 
 #[test]
-fn descendants_end_before_the_lock_of_a_terminated_hold() {
+fn a_child_that_outlives_its_script_ends_before_the_lock() {
+    for signal in [SIGKILL, SIGTERM] {
+        let locks = Locks::new();
+        let script = start(&locks, "bash", CHILD, "");
+        dies_before_the_lock_is_free(&locks, script, 1, |script| kill(script.hold(), signal).unwrap());
+    }
+}
+
+#[test]
+fn a_child_outlives_no_lock_that_runs_out() {
     let locks = Locks::new();
-    dies_before_the_lock_is_free(&locks, |script| {
-        nix::sys::signal::kill(script.hold(), nix::sys::signal::SIGTERM).unwrap();
-    });
+    let script = start(&locks, "bash", CHILD, "--max-hold 5s");
+    dies_before_the_lock_is_free(&locks, script, 1, |_| {});
+}
+
+#[test]
+fn a_client_that_adopts_the_watchdog_ends_before_the_lock() {
+    let locks = Locks::new();
+    let script = start(&locks, "python3", SUBREAPER, "");
+    dies_before_the_lock_is_free(&locks, script, 1, |script| kill(script.hold(), SIGKILL).unwrap());
 }

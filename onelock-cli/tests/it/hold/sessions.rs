@@ -53,15 +53,17 @@ fn a_client_without_pings_loses_its_locks() {
     hold.acquire(json!({}));
 }
 
-/// A client whose descendant keeps both streams. It acquires the lock `x`, and prints the pid of
-/// the descendant.
+/// A client whose descendant keeps both streams, and ignores SIGTERM. It acquires the lock `x`, and
+/// prints the pid of the descendant.
 const CLIENT: &str = r#"
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys
 hold = subprocess.Popen(["onelock", "hold", "--json", *sys.argv[1:]], stdin=-1, stdout=-1, encoding="utf-8", bufsize=1)
 hold.stdout.readline()
 hold.stdin.write('{"id":1,"op":"acquire","name":"x"}\n')
 assert json.loads(hold.stdout.readline())["ok"]["held"]
-keep = subprocess.Popen(["sleep", "1000"], pass_fds=[hold.stdin.fileno(), hold.stdout.fileno()])
+ignore = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+streams = [hold.stdin.fileno(), hold.stdout.fileno()]
+keep = subprocess.Popen(["sleep", "1000"], pass_fds=streams, preexec_fn=ignore)
 print(keep.pid, flush=True)
 sys.stdin.readline()
 "#;
@@ -93,6 +95,20 @@ fn a_loss_ends_a_client_that_asked_for_it() {
         assert_eq!(client.end().0.signal(), Some(signal as i32), "{action}");
         eventually("the descendant has ended", || !is_alive(descendant));
     }
+}
+
+#[test]
+fn a_descendant_that_outlives_its_client_ends_before_the_lock() {
+    let locks = Locks::new();
+    let options = ["--on-loss", "term", "--grace", "2s", "--max-hold", "5s"];
+    let mut client = python(&locks, &locks.url(), &options);
+    let descendant = parse_pid(&client.line());
+    assert_eq!(client.end().0.signal(), Some(SIGTERM as i32));
+    eventually("the lock is free", || {
+        let free = locks.is_free();
+        assert!(!free || !is_alive(descendant), "the lock is free while the descendant is alive");
+        free
+    });
 }
 
 #[test]

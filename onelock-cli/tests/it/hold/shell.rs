@@ -244,3 +244,51 @@ fn a_stopped_client_is_continued_to_clean_up() {
     script.expect("term");
     assert_eq!(script.end().0.signal(), Some(SIGKILL as i32));
 }
+
+/// The library refuses the watchdog a timer.
+#[test]
+fn a_watchdog_that_cannot_watch_gives_the_client_no_lock() {
+    let locks = Locks::new();
+    let no_timer = locks.library(
+        r#"
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <string.h>
+        #include <sys/prctl.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int timerfd_create(int clock, int flags) {
+            char name[16] = "";
+            prctl(PR_GET_NAME, name);
+            if (strcmp(name, "lock-watchdog") == 0) {
+                errno = EMFILE;
+                return -1;
+            }
+            return syscall(SYS_timerfd_create, clock, flags);
+        }"#,
+    );
+    let script = r#"
+coproc LOCK { exec env LD_PRELOAD="$1" onelock hold x; }
+read -r -u "${LOCK[0]}" held || echo refused
+"#;
+    let script = locks.script("bash", script);
+    let mut script = client(&script, &[no_timer.to_str().unwrap()]);
+    let mut script = Process::start(script.env("ONELOCK_URL", locks.url()));
+    script.expect("refused");
+    script.ends_with(0);
+}
+
+#[test]
+fn a_script_that_gives_up_its_lock_at_sigterm_lives_on() {
+    let locks = Locks::new();
+    let script = locks.script("bash", &SCRIPT.replace("'echo term'", "'exec {LOCK[1]}>&-; echo gave up'"));
+    let mut script = client(&script, &["--grace", "2s", "--max-hold", "4s"]);
+    let mut script = Process::start(script.env("ONELOCK_URL", locks.url()));
+    script.expect("held x token=");
+    script.expect("gave up");
+    eventually("the lock is free", || locks.is_free());
+    script.write("alive");
+    script.expect("read alive");
+    script.close_input();
+    script.ends_with(0);
+}

@@ -23,7 +23,9 @@ use super::{
     request::{Operation, Refusal},
     streams::Output,
 };
-use crate::{args::OnLoss, hold::client::Client, operators, runtime::on_thread, target::Names};
+use crate::{
+    args::OnLoss, hold::client::Client, operators, run::process_tree::Family, runtime::on_thread, target::Names,
+};
 
 /// The number of ends that are remembered, so that a repeated release gets the same answer. Ends by
 /// a successful release need no memory.
@@ -59,6 +61,17 @@ pub(super) struct Session {
     output: Output,
     names: Names,
     state: Mutex<State>,
+    /// Locked while the client is asked to end: its end is then seen only with its family known.
+    stopped: tokio::sync::Mutex<Vec<Stopped>>,
+}
+
+/// The descendants of the client, which was asked to end because a lock is about to end.
+#[derive(Clone)]
+struct Stopped {
+    guard: u64,
+    family: Arc<Family>,
+    /// The end of the lock.
+    until: Instant,
 }
 
 struct State {
@@ -88,7 +101,15 @@ impl Session {
             tasks: JoinSet::new(),
             last_sign: Instant::now(),
         };
-        Arc::new(Self { locker, client, defaults, output, names, state: Mutex::new(state) })
+        Arc::new(Self {
+            locker,
+            client,
+            defaults,
+            output,
+            names,
+            state: Mutex::new(state),
+            stopped: tokio::sync::Mutex::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -204,11 +225,15 @@ impl Session {
         }
     }
 
-    /// Tells the client that its work has to stop, and asks it to end if that was chosen.
-    pub(super) async fn stop(&self, number: u64) {
+    /// Tells the client that its work has to stop, and asks it to end if that was chosen. The lock
+    /// ends after `left`.
+    pub(super) async fn stop(&self, number: u64, left: Duration) {
         self.output.send(&objects::stopping(number));
         if self.defaults.on_loss == OnLoss::Term {
-            self.end_client(Client::terminate).await;
+            let mut stopped = self.stopped.lock().await;
+            let family = Arc::new(self.with_client(Client::terminate).await);
+            stopped.retain(|one| self.state().guards.contains_key(&one.guard));
+            stopped.push(Stopped { guard: number, family, until: Instant::now() + left });
         }
     }
 
@@ -216,16 +241,34 @@ impl Session {
     pub(super) async fn lose(&self, number: u64, lost: &Value) {
         self.output.send(&objects::lost_event(number, lost));
         if self.defaults.on_loss != OnLoss::Tell {
-            self.end_client(Client::kill).await;
+            let stopped = self.stopped.lock().await.clone();
+            self.with_client(move |client| client.kill(stopped.iter().map(|one| &*one.family))).await;
         }
     }
 
-    async fn end_client(&self, end: impl Fn(&Client) + Copy + Send + 'static) {
-        let client = Arc::clone(&self.client);
-        // In a thread, because the other locks must be renewed meanwhile.
-        if on_thread(move || end(&client)).await.is_err() {
-            end(&self.client);
+    /// Waits for the descendants of a client that has ended because it was asked to, and kills them
+    /// before the end of the lock. Until then no lock may be released.
+    async fn outlive_client(&self) {
+        let stopped = self.stopped.lock().await.clone();
+        for Stopped { guard, family, until } in stopped {
+            let left = until.saturating_duration_since(Instant::now());
+            // A file is unlocked at the very end of its lock, and a kill takes a moment.
+            let wait = left * 3 / 4;
+            // The client may have released it before its own end, or it was renewed after all.
+            if !left.is_zero() && self.state().guards.contains_key(&guard) {
+                let outlive = move |client: &Client| {
+                    family.wait(wait);
+                    client.kill_family(&family);
+                };
+                self.with_client(outlive).await;
+            }
         }
+    }
+
+    /// Calls `work` in a thread, because the locks must be renewed meanwhile.
+    async fn with_client<T: Send + 'static>(&self, work: impl Fn(&Client) -> T + Clone + Send + 'static) -> T {
+        let (client, in_thread) = (Arc::clone(&self.client), work.clone());
+        on_thread(move || in_thread(&client)).await.unwrap_or_else(|_| work(&self.client))
     }
 }
 
@@ -270,6 +313,12 @@ impl Session {
             let next = if is_due { Instant::now() + limit } else { due };
             tokio::time::sleep_until(next).await;
         }
+    }
+
+    /// Ends all guards and acquisitions, because the client does not need them any more.
+    pub(super) async fn abandon(&self) {
+        self.outlive_client().await;
+        self.end_all(None);
     }
 
     /// Ends all guards and acquisitions. With a reason the client is told that its locks are lost.
