@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    future::pending,
     io::{self, Read as _},
     os::fd::AsFd,
     thread,
@@ -11,7 +12,7 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::sync::oneshot;
+use tokio::{io::unix::AsyncFd, sync::oneshot};
 
 use crate::{exit::Failure, sys};
 
@@ -60,6 +61,29 @@ pub(super) fn watch_end(mut input: File) -> Result<oneshot::Receiver<()>, Failur
         }
     })?;
     Ok(end)
+}
+
+/// Tells when the client has closed its end of the input, even if much of it was not read yet.
+#[derive(Debug)]
+pub(super) struct InputEnd(Option<AsyncFd<File>>);
+
+impl InputEnd {
+    /// Watches a copy of `input`. A file has no other end.
+    pub(super) fn of(input: &File) -> Self {
+        Self(private_copy(input).and_then(sys::watch_reads).ok())
+    }
+
+    /// Returns once the client has closed its end. Cancel safe.
+    pub(super) async fn closed(&self) {
+        let Some(input) = &self.0 else { return pending().await };
+        // An error means that the runtime ends, and this future with it.
+        while let Ok(mut ready) = input.readable().await {
+            if ready.ready().is_read_closed() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
 }
 
 fn is_readable(input: &File) -> bool {

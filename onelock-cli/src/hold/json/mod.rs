@@ -17,7 +17,7 @@ use self::{
 };
 use super::{
     client::{Client, ClientWatch},
-    descriptors,
+    descriptors::{self, InputEnd},
 };
 use crate::{
     args::{LockArgs, OnLoss, StoreArgs},
@@ -54,11 +54,13 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
     write_on_thread();
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
+        let input = descriptors::take_stdin()?;
         let mut server = Server {
             ended: client.watch()?,
             signals: Signals::all()?,
             ignores_terminal,
-            lines: streams::read_lines(descriptors::take_stdin()?)?,
+            input_end: InputEnd::of(&input),
+            lines: streams::read_lines(input)?,
             output: Output::start(descriptors::take_stdout()?)?,
             heartbeat,
         };
@@ -104,6 +106,7 @@ struct Server {
     signals: Signals,
     ignores_terminal: bool,
     lines: Receiver<Line>,
+    input_end: InputEnd,
     output: Output,
     heartbeat: Option<Duration>,
 }
@@ -141,6 +144,7 @@ impl Server {
 
     /// Handles requests until the session ends.
     async fn serve(&mut self, session: &Arc<Session>) -> Result<End, Failure> {
+        let mut abandoned = false;
         loop {
             let reads = self.output.has_room();
             tokio::select! {
@@ -159,6 +163,11 @@ impl Server {
                     Some(line) => session.handle(line),
                     None => return Ok(End::Client),
                 },
+                () = self.input_end.closed(), if !reads && !abandoned => {
+                    // The client may still read its replies.
+                    session.abandon().await;
+                    abandoned = true;
+                }
                 () = self.output.written(), if !reads => {}
                 () = session.silence(self.heartbeat) => {
                     session.end_all(Some(("client_silent", "the client sent no ping in time")));

@@ -21,6 +21,19 @@ fn the_end_of_the_input_releases_every_lock() {
     assert!(locks.is_free());
 }
 
+/// The replies fill the pipe and the queue, so that the requests are not read to their end.
+#[test]
+fn the_end_of_the_input_counts_beside_unread_replies() {
+    let locks = Locks::new();
+    let mut hold = Hold::start(&locks.url(), &[]);
+    hold.acquire(json!({}));
+    for _ in 0..6_000 {
+        hold.send(json!({ "op": "ping" }));
+    }
+    hold.process.close_input();
+    eventually("the lock is free", || locks.is_free());
+}
+
 #[test]
 fn a_signal_tells_the_client_before_the_release() {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
