@@ -138,12 +138,12 @@ async fn request_lock(
     let request = {
         let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
         let unknown = Arc::clone(&unknown);
-        let (name, outer_locks) = (wanted.shown.clone(), wanted.outer_locks.clone());
+        let (name, mode, outer_locks) = (wanted.shown.clone(), wanted.mode, wanted.outer_locks.clone());
         let waits = wanted.wait != Some(Duration::ZERO);
         let observer = Arc::clone(&progress);
         let request = build_request(wanted, locker).on_contention(move |holder: &Holder| {
             progress.note_answer();
-            if outer_locks.contain(&name, holder) {
+            if outer_locks.exclude(&name, mode, holder) {
                 under_itself.notify_one();
                 return;
             }
@@ -183,7 +183,7 @@ async fn request_lock(
         biased;
         acquired = acquired => match acquired? {
             TryAcquire::Contended(holder)
-                if wanted.outer_locks.contain(name, &holder)
+                if wanted.outer_locks.exclude(name, wanted.mode, &holder)
                     || (wanted.outer_locks.may_contain(&holder) && is_held_outside(wanted, locker).await) =>
             {
                 Err(never_free())
@@ -199,7 +199,7 @@ async fn request_lock(
 /// one runs under. The look names its process, which would cost each waiter too much.
 async fn is_held_outside(wanted: &Wanted, locker: &Locker) -> bool {
     let holder = locker.admin().inspect(wanted.name.as_str()).await;
-    matches!(holder, Ok(Some(holder)) if wanted.outer_locks.contain(&wanted.shown, &holder))
+    matches!(holder, Ok(Some(holder)) if wanted.outer_locks.exclude(&wanted.shown, wanted.mode, &holder))
 }
 
 /// Tells that the previous holder ended without a release. Its work may be half done.

@@ -4,9 +4,9 @@
 //! holder that the store reports, not by the spelling of the store: one directory has many paths,
 //! and one server many addresses. A process that outlives the lock finds another holder, or none.
 
-use std::env;
+use std::{env, iter};
 
-use lock_core::{Holder, LockName};
+use lock_core::{Holder, LockName, Mode};
 use serde_json::{Value, json};
 
 /// The variable in the environment of the command.
@@ -38,8 +38,20 @@ impl OuterLocks {
         Value::Array(entries).to_string()
     }
 
+    /// Whether `holder`, with its others, leaves no room for a lock in `mode` as long as the
+    /// processes hold it that this process runs under.
+    pub(super) fn exclude(&self, name: &LockName, mode: Mode, holder: &Holder) -> bool {
+        // Permits of other processes become free.
+        let enough: usize = match (mode, holder.mode) {
+            (Mode::Permit { of }, Mode::Permit { .. }) => of.get().into(),
+            _ => 1,
+        };
+        let holders = iter::once(holder).chain(&holder.others);
+        holders.filter(|holder| self.contain(name, holder)).count() >= enough
+    }
+
     /// Whether `holder` is one of the processes that this process runs under.
-    pub(super) fn contain(&self, name: &LockName, holder: &Holder) -> bool {
+    fn contain(&self, name: &LockName, holder: &Holder) -> bool {
         self.entries.iter().any(|entry| match (entry["token"].as_u64(), holder.token) {
             // The record could not be written, for example in a directory of another user.
             _ if holder.process.is_some() => {
@@ -73,7 +85,7 @@ fn parse(text: &str) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::num::{NonZeroU16, NonZeroU32};
 
     use lock_core::FencingToken;
 
@@ -110,6 +122,22 @@ mod tests {
         assert!(inner.may_contain(&unknown) && !inner.contain(&name, &unknown));
         assert!(inner.contain(&name, &listed(7)) && !inner.contain(&name, &listed(70)));
         assert!(!under("").may_contain(&unknown) && !inner.may_contain(&Holder::default().with_owner("a".to_owned())));
+    }
+
+    #[test]
+    fn a_permit_of_another_process_becomes_free() {
+        let name = LockName::new("x").unwrap();
+        let inner = under(&under(&under("").with(&name, Some(41))).with(&name, Some(42)));
+        let two = Mode::Permit { of: NonZeroU16::new(2).unwrap() };
+        let [first, second, other] =
+            [41, 42, 1].map(|token| Holder::default().with_token(FencingToken::new(token)).with_mode(two));
+        let both = |a: &Holder, b: &Holder| a.clone().with_others(vec![b.clone()]);
+        for (a, b) in [(&first, &other), (&other, &first)] {
+            assert!(!inner.exclude(&name, two, &both(a, b)));
+            assert!(inner.exclude(&name, Mode::Exclusive, &both(a, b)), "it needs both permits");
+        }
+        assert!(inner.exclude(&name, two, &both(&first, &second)));
+        assert!(inner.exclude(&name, two, &first.with_mode(Mode::Exclusive)));
     }
 
     #[test]

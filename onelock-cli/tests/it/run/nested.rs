@@ -150,3 +150,26 @@ fn another_address_of_the_server_is_the_same_lock() {
         output(&mut onelock(["run", "--url", &by_name, "x", "--", ONELOCK, "run", "--url", &by_address, "x", "true"]));
     assert_refused(&ran, "x");
 }
+
+#[cfg(feature = "redis")]
+#[test]
+// verifies: own-lock
+fn a_permit_is_refused_only_if_this_process_runs_under_all() {
+    let server = test_support::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let run = |ttl: &str| {
+        let mut run = onelock(["run", "--url", &url, "--permits", "2", "--ttl", ttl]);
+        run.arg("x");
+        run
+    };
+    let inner = [ONELOCK, "run", "--url", &url, "--permits", "2", "-n", "x", "true"];
+    // The holder of the shorter lease is named first.
+    for (ttl, ttl_of_other) in [("20s", "60s"), ("60s", "20s")] {
+        let mut other = Running::start(run(ttl_of_other).args(["sh", "-c", "echo held; exec sleep 1000"]));
+        other.expect_line("held");
+        assert_eq!(code(run(ttl).args(inner)), 1, "{ttl}");
+        other.signal(nix::sys::signal::SIGTERM);
+        other.wait();
+    }
+    assert_refused(&output(run("20s").args(&inner[..6]).arg("x").args(inner)), "x");
+}
