@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Guard, Holder, LockRequest, Locker, TryAcquire};
+use lock_core::{Guard, Holder, LockOptions, LockRequest, Locker, TryAcquire};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
@@ -105,6 +105,9 @@ async fn open_store(wanted: &Wanted) -> Result<(Locker, bool), Failure> {
         store.warn_of_another_directory(Some(&wanted.name)).await?;
         let locker = store.open().await?;
         wanted.store_names.opened.get_or_init(|| locker.store());
+        if wanted.becomes_command {
+            refuse_limits(locker.options())?;
+        }
         Ok((locker, store.is_default()))
     };
     let limit = match &wanted.store.lock_file {
@@ -123,6 +126,17 @@ async fn open_store(wanted: &Wanted) -> Result<(Locker, bool), Failure> {
             Err(Failure::new(exit::UNAVAILABLE, message))
         }),
     }
+}
+
+/// Refuses the options of a store that need a process beside the command, as the command line
+/// refuses its own.
+fn refuse_limits(options: &LockOptions) -> Result<(), Failure> {
+    if options.min_hold.is_zero() && options.max_hold.is_none() {
+        return Ok(());
+    }
+    let message = "the store sets min_hold or max_hold, which no process keeps after --no-fork; \
+                   omit --no-fork, or remove the option from the store";
+    Err(Failure::new(exit::CONFIG, message))
 }
 
 /// Requests the lock as the options say; a limit of the wait counts from `began`. Fails at once if

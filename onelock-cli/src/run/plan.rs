@@ -41,6 +41,8 @@ pub(crate) struct Wanted {
     /// The start of the command, from which its deadline counts.
     pub(crate) began: Instant,
     pub(crate) owner: Option<String>,
+    /// Whether this process becomes the command, so that nothing limits how long the lock is held.
+    pub(crate) becomes_command: bool,
     /// What others can read about this process.
     pub(crate) data: Vec<u8>,
     pub(crate) talk: Talk,
@@ -77,6 +79,7 @@ impl Wanted {
             began: Instant::now(),
             outer_locks: OuterLocks::from_environment(args.owner.is_none()),
             owner: args.owner,
+            becomes_command: who.no_fork,
             data: who.data(),
             talk,
             conflict_code: args.conflict_exit_code,

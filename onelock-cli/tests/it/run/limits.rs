@@ -70,4 +70,10 @@ fn a_command_that_replaces_onelock_has_no_limits() {
     for limit in [["--max-hold", "1h"], ["--min-hold", "1h"], ["--deadline", "1h"], ["--metrics-file", "x.prom"]] {
         assert_eq!(code(locks.run(["-F"]).args(limit).args(["x", "true"])), 64, "{limit:?}");
     }
+    for limit in ["min_hold=1h", "max_hold=1h"] {
+        let url = format!("{}?{limit}", locks.url());
+        let refused = output(&mut onelock(["run", "--url", &url, "-F", "x", "echo", "ran"]));
+        assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+        assert!(refused.stdout.is_empty() && String::from_utf8_lossy(&refused.stderr).contains("omit --no-fork"));
+    }
 }
