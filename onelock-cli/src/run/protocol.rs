@@ -158,6 +158,16 @@ impl Channel {
 
     /// Sends `message`, with copies of `descriptors`.
     pub(crate) fn send(&self, message: impl Message, descriptors: &[OwnedFd]) -> nix::Result<()> {
+        self.send_with(message, descriptors, MsgFlags::empty())
+    }
+
+    /// Sends `message` only if that does not block: the other process may be stopped, and may not
+    /// have read many earlier messages.
+    pub(crate) fn offer(&self, message: impl Message) -> nix::Result<()> {
+        self.send_with(message, &[], MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(&self, message: impl Message, descriptors: &[OwnedFd], flags: MsgFlags) -> nix::Result<()> {
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(Errno::E2BIG);
         }
@@ -165,7 +175,8 @@ impl Channel {
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None).map(drop)
     }
 
     /// Receives the next message and its descriptors; `None` once the other process has ended.
@@ -224,6 +235,8 @@ impl AsRawFd for Channel {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     #[test]
@@ -268,6 +281,13 @@ mod tests {
         drop(watchdog);
         assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap().unwrap().0, WatchdogEvent::Ended(0));
         assert!(supervisor.receive::<WatchdogEvent>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_is_offered_without_a_wait() {
+        let (_supervisor, watchdog) = Channel::pair().unwrap();
+        let offers = iter::repeat_with(|| watchdog.offer(WatchdogEvent::Stopped { signal: 20, pid: 4711 }));
+        assert_eq!(offers.take(1_000_000).find_map(Result::err), Some(Errno::EAGAIN));
     }
 
     #[test]

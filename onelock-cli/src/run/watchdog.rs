@@ -189,7 +189,7 @@ impl Watchdog {
             match sys::next_change() {
                 Ok(Some((pid, status))) if pid == self.command => match status.stopped_signal() {
                     Some(signal) => {
-                        let _ = self.supervisor.send(WatchdogEvent::Stopped { signal, pid: pid.as_raw() }, &[]);
+                        let _ = self.supervisor.offer(WatchdogEvent::Stopped { signal, pid: pid.as_raw() });
                     }
                     None => {
                         self.ended = true;
