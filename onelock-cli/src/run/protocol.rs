@@ -48,6 +48,8 @@ pub(crate) enum WatchdogEvent {
     /// The lock was lost, the command and all its descendants are dead, and the watchdog has
     /// unlocked.
     Killed,
+    /// The lock had ended before the command could be started.
+    TooLate,
 }
 
 const BYTES: usize = 32;
@@ -126,6 +128,7 @@ impl Message for WatchdogEvent {
             Self::Stopped { signal, pid } => pack(3, signal as u64, pid as u64, 0),
             Self::Ended(status) => pack(4, status as u64, 0, 0),
             Self::Killed => pack(5, 0, 0, 0),
+            Self::TooLate => pack(6, 0, 0, 0),
         }
     }
 
@@ -136,6 +139,7 @@ impl Message for WatchdogEvent {
             [3, signal, pid, _] => Self::Stopped { signal: signal as i32, pid: pid as i32 },
             [4, status, ..] => Self::Ended(status as i32),
             [5, ..] => Self::Killed,
+            [6, ..] => Self::TooLate,
             _ => return None,
         })
     }
@@ -263,6 +267,7 @@ mod tests {
             WatchdogEvent::Stopped { signal: 20, pid: 4711 },
             WatchdogEvent::Ended(0x7f00),
             WatchdogEvent::Killed,
+            WatchdogEvent::TooLate,
         ];
         for event in events {
             watchdog.send(event, &[]).unwrap();

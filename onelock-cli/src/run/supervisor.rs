@@ -2,7 +2,7 @@
 //! command does.
 
 use std::{
-    convert::Infallible, future::pending, io, mem, os::unix::process::ExitStatusExt, process::ExitStatus,
+    convert::Infallible, fmt::Display, future::pending, io, mem, os::unix::process::ExitStatusExt, process::ExitStatus,
     time::Duration,
 };
 
@@ -122,15 +122,15 @@ enum CommandEnd {
     Killed,
     /// The supervisor killed it, because the watchdog died.
     Orphaned,
+    /// The watchdog did not start it, because the lock had ended.
+    TooLate,
 }
 
 impl Supervisor<'_> {
     async fn supervise(&mut self, guard: &Guard) -> Result<CommandEnd, Failure> {
+        // Messages and metrics may have taken seconds since the lock was acquired.
+        guard.check().map_err(not_started)?;
         let locks = guard.descriptors().map_err(|e| Failure::os("sharing the lock with the watchdog", e))?;
-        if locks.is_empty() && self.sent_deadline.is_none() {
-            let message = format!("the lock \"{}\" was lost before the command started", self.job.name);
-            return Err(Failure::new(exit::LOST, message));
-        }
         let start = ToWatchdog::Start { token: guard.token().map(|t| t.get()), deadline: self.sent_deadline };
         if self.channel.get_ref().send(start, &locks).is_err() {
             return Ok(self.kill_orphans().await);
@@ -214,6 +214,7 @@ impl Supervisor<'_> {
             }
             Ok(Some(WatchdogEvent::Ended(status))) => Some(CommandEnd::Exited(ExitStatus::from_raw(status))),
             Ok(Some(WatchdogEvent::Killed)) => Some(CommandEnd::Killed),
+            Ok(Some(WatchdogEvent::TooLate)) => Some(CommandEnd::TooLate),
             Ok(None) | Err(_) => Some(self.kill_orphans().await),
         }
     }
@@ -281,12 +282,13 @@ impl Supervisor<'_> {
         released: Result<lock_core::backend::Release, lock_core::Error>,
     ) -> Result<Exit, Failure> {
         let lost = self.lost.map(|(lost, _)| lost.to_string());
+        let about_to_end = || format!("the lock \"{}\" was lost: its lease was about to end", self.job.name);
         match ended {
             CommandEnd::NotStarted(error) => Err(Failure::spawn(&self.job.argv[0], &error)),
             CommandEnd::Orphaned => Err(Failure::new(exit::OS, "the watchdog process died, so the command was killed")),
+            CommandEnd::TooLate => Err(not_started(lost.unwrap_or_else(about_to_end))),
             CommandEnd::Killed => {
-                let lost = lost
-                    .unwrap_or_else(|| format!("the lock \"{}\" was lost: its lease was about to end", self.job.name));
+                let lost = lost.unwrap_or_else(about_to_end);
                 Err(Failure::new(exit::LOST, format!("{lost}; the command was stopped")))
             }
             CommandEnd::Exited(status) => {
@@ -306,6 +308,10 @@ impl Supervisor<'_> {
             }
         }
     }
+}
+
+fn not_started(lost: impl Display) -> Failure {
+    Failure::new(exit::LOST, format!("{lost}; the command was not started"))
 }
 
 fn exit_like(status: ExitStatus, own_group: bool) -> Exit {

@@ -63,6 +63,11 @@ fn start(
     set.add(Signal::SIGCHLD);
     let children = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let alarm = Alarm::new()?;
+    // This process may have been frozen since the message was sent.
+    if deadline.is_some_and(alarm::has_passed) {
+        drop(locks);
+        return supervisor.send(WatchdogEvent::TooLate, &[]);
+    }
     // The watchdog leaves the group before the command starts. Otherwise a signal to the whole
     // group could kill the watchdog, and no process would clean up.
     let command = match job.spawn(token, deadline, || leave_process_group(job)) {

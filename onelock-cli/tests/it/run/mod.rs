@@ -15,6 +15,7 @@ mod flock_manual;
 mod hanging;
 #[cfg(feature = "dynamo")]
 pub(crate) mod init;
+mod late;
 mod leases;
 mod limits;
 mod locking;
