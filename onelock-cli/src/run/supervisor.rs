@@ -10,7 +10,10 @@ use lock_core::{
     Guard, Lost,
     clock::{Clock, ClockReading, SystemClock},
 };
-use nix::{sys::prctl, unistd::Pid};
+use nix::{
+    sys::prctl,
+    unistd::{Pid, getsid},
+};
 use tokio::{io::unix::AsyncFd, time::Instant};
 
 use super::{
@@ -33,6 +36,9 @@ use crate::{
 
 /// How long the watchdog may be overdue before it counts as dead.
 const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the kernel sends to the leader of a session whose terminal is closed.
+const HANGUP: [i32; 2] = [libc::SIGHUP, libc::SIGCONT];
 
 /// Runs the supervisor to its end.
 pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit, Failure> {
@@ -237,8 +243,11 @@ impl Supervisor<'_> {
     }
 
     fn forward_signal(&mut self, signal: ReceivedSignal, guard: &Guard) {
+        // A terminal that is closed tells the session's leader only.
+        let to_leader = HANGUP.contains(&signal.number) && getsid(None) == Ok(Pid::this());
+        let by_terminal = signal.by_terminal && !to_leader;
         // The command is in the same foreground job and has received the signal, too.
-        let already_delivered = !self.job.own_group && (signal.by_terminal || self.is_continued_by_shell(signal));
+        let already_delivered = !self.job.own_group && (by_terminal || self.is_continued_by_shell(signal));
         // The lock may have been lost while this process was stopped. Then the command may continue
         // only to be ended.
         let must_not_continue = signal.number == libc::SIGCONT && guard.check().is_err();

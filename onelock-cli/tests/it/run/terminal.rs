@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -18,6 +18,17 @@ use nix::{
 
 use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read, state, without_preferences};
 
+/// Returns both ends of a new terminal.
+fn pseudo_terminal() -> (File, File) {
+    // Not `openpty`, because processes of concurrent tests would inherit its descriptors.
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let path = ptsname_r(&master).unwrap();
+    let slave = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+    (File::from(OwnedFd::from(master)), slave)
+}
+
 /// An interactive bash on its own terminal.
 struct Terminal {
     bash: Child,
@@ -28,12 +39,7 @@ struct Terminal {
 
 impl Terminal {
     fn new(locks: &Locks) -> Self {
-        // Not `openpty`, because processes of concurrent tests would inherit its descriptors.
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let path = ptsname_r(&master).unwrap();
-        let slave = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+        let (keyboard, slave) = pseudo_terminal();
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         assert!(Command::new("stty").args(["rows", "24", "cols", "200"]).stdin(stdio()).status().unwrap().success());
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_onelock")).parent().unwrap();
@@ -49,7 +55,6 @@ impl Terminal {
             .spawn()
             .unwrap();
         drop(slave);
-        let keyboard = File::from(OwnedFd::from(master));
         let screen = Arc::new(Mutex::new(String::new()));
         let (mut output, shared) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
         thread::spawn(move || {
@@ -358,4 +363,27 @@ fn closing_the_terminal_ends_the_job() {
     kill(Pid::from_raw(terminal.bash.id() as i32), SIGKILL).unwrap();
     eventually("the command has ended", || !is_alive(command));
     eventually("the lock is free", || locks.is_free());
+}
+
+/// As `ssh -t` and `kubectl exec -it` start it, without a shell that would pass the signal on.
+#[test]
+fn closing_the_terminal_of_a_session_ends_the_command() {
+    let locks = Locks::new();
+    let (master, slave) = pseudo_terminal();
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = Command::new("setsid");
+    let command = without_preferences(&mut command)
+        .args(["--ctty", env!("CARGO_BIN_EXE_onelock"), "run", "--url", &locks.url(), "x", "--"])
+        .args(["sh", "-c", "echo started; exec sleep 1000"])
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(stdio());
+    let mut onelock = command.spawn().unwrap();
+    let mut screen = BufReader::new(master);
+    let mut line = String::new();
+    screen.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "started");
+    drop(screen);
+    eventually("the lock is free", || locks.is_free());
+    onelock.wait().unwrap();
 }
