@@ -7,6 +7,7 @@ use lock_core::{
     Mode,
     backend::{AcquireOutcome, Admin as _, Backend as _, Break, Release},
 };
+use lock_redis::RedisBackend;
 use test_support::{
     Direction::Replies,
     lost_messages::{JOB, Network as _},
@@ -15,6 +16,11 @@ use test_support::{
 };
 
 use crate::fixture::{Fixture, LONG, granted, locker, reader, released, request};
+
+/// A client that waits on a busy machine too. Its requests end only with their connection.
+fn client_of(fixture: &Fixture) -> RedisBackend {
+    RedisBackend::new(fixture.config.clone().timeout(Duration::from_secs(20))).unwrap()
+}
 
 /// Sends a request, and cuts its connection once it is `done` and before the reply arrives. The
 /// connections to other nodes stay, because redis-rs repeats no request without any.
@@ -36,10 +42,11 @@ async fn without_reply<T>(fixture: &Fixture, done: impl AsyncFn() -> bool, ask: 
 // verifies: lost-reply
 async fn a_released_guard_is_not_reported_as_lost() {
     let fixture = Fixture::cluster().await;
+    let through = client_of(&fixture);
     // Loads the scripts, so that the lost reply is not a NOSCRIPT.
-    let (lease, _) = granted(&fixture.through, &reader(JOB)).await;
-    released(&fixture.through, &lease).await;
-    let locker = locker(fixture.through.clone(), LONG);
+    let (lease, _) = granted(&through, &reader(JOB)).await;
+    released(&through, &lease).await;
+    let locker = locker(through.clone(), LONG);
     for (shared, contended) in [(false, false), (false, true), (true, false), (true, true)] {
         let mode = if shared { Mode::Shared } else { Mode::Exclusive };
         let guard = locker.lock(JOB).mode(mode).acquire().await.unwrap();
@@ -60,12 +67,13 @@ async fn a_released_guard_is_not_reported_as_lost() {
 // verifies: lost-reply
 async fn a_repeated_release_of_a_broken_lock_reports_the_loss() {
     let fixture = Fixture::cluster().await;
-    let (lease, _) = granted(&fixture.through, &request(JOB, LONG)).await;
+    let through = client_of(&fixture);
+    let (lease, _) = granted(&through, &request(JOB, LONG)).await;
     let broken = fixture.direct.break_lock(&lease.name, &lease.id.to_string(), "alice").await;
     assert_eq!(broken.unwrap(), Break::Broken);
     let before = fixture.requests_run();
     let arrived = async || fixture.requests_run() > before;
-    let answer = without_reply(&fixture, arrived, fixture.through.release(&lease, Duration::ZERO)).await;
+    let answer = without_reply(&fixture, arrived, through.release(&lease, Duration::ZERO)).await;
     assert_eq!(answer.unwrap(), Release::NotHeld(None));
 }
 
@@ -73,14 +81,15 @@ async fn a_repeated_release_of_a_broken_lock_reports_the_loss() {
 // verifies: lost-reply
 async fn a_repeated_break_does_not_deny_the_first_one() {
     let fixture = Fixture::cluster().await;
+    let through = client_of(&fixture);
     let (lease, _) = granted(&fixture.direct, &request(JOB, LONG)).await;
     let (name, version) = (&lease.name, lease.id.to_string());
     // Loads the script.
     let other = request(JOB, LONG).id.to_string();
-    let changed = fixture.through.break_lock(name, &other, "alice").await;
+    let changed = through.break_lock(name, &other, "alice").await;
     assert!(matches!(changed, Ok(Break::Changed(Some(_)))), "{changed:?}");
     let free = async || fixture.is_free().await;
-    let answer = without_reply(&fixture, free, fixture.through.break_lock(name, &version, "alice")).await;
+    let answer = without_reply(&fixture, free, through.break_lock(name, &version, "alice")).await;
     let error = answer.unwrap_err();
     assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
 }
@@ -90,16 +99,17 @@ async fn a_repeated_break_does_not_deny_the_first_one() {
 // verifies: late-request
 async fn the_release_of_a_repeated_acquire_leaves_a_mark() {
     let fixture = Fixture::cluster().await;
+    let through = client_of(&fixture);
     for repeated in [false, true] {
         let request = request(JOB, LONG);
         let granted = if repeated {
             let held = async || !fixture.is_free().await;
-            without_reply(&fixture, held, fixture.through.acquire(&request)).await
+            without_reply(&fixture, held, through.acquire(&request)).await
         } else {
-            fixture.through.acquire(&request).await
+            through.acquire(&request).await
         };
         assert!(matches!(granted, Ok(AcquireOutcome::Granted(_))), "{granted:?}");
-        released(&fixture.through, &request.lease(None)).await;
+        released(&through, &request.lease(None)).await;
         let mark = format!("onelock:{{{JOB}}}:g:{}", request.id);
         let marks = command(fixture.ports[0], &["EXISTS", &mark]).unwrap();
         assert_eq!(marks == ":1\r\n", repeated, "repeated: {repeated}, {marks}");
