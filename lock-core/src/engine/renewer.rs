@@ -361,9 +361,10 @@ async fn run(mut running: Running) {
             renewals.push(renewer.renew(batch.to_vec()));
         }
         tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
+            biased;
             () = renewer.wake.notified() => {}
             Some(()) = renewals.next(), if !renewals.is_empty() => {}
+            () = tokio::time::sleep_until(until) => {}
         }
     }
 }

@@ -42,6 +42,7 @@ impl LeaseState {
                 .remaining(now)
                 .map_or(TICK, |left| left.saturating_sub(ahead).clamp(Duration::from_millis(1), TICK));
             tokio::select! {
+                biased;
                 () = signal => {}
                 () = tokio::time::sleep(nap) => {}
             }

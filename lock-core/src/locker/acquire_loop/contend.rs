@@ -116,10 +116,10 @@ impl Contender<'_> {
             };
             let nap = nap.min(self.pending.longest_pause().unwrap_or(longest)).min(longest);
             tokio::select! {
-                // At the latest until the holder's lease expires; without a watch until the next
-                // poll.
-                () = tokio::time::sleep(nap.max(SHORTEST)) => {}
+                biased;
                 () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
+                // Until the holder's lease expires, or without a watch until the next poll.
+                () = tokio::time::sleep(nap.max(SHORTEST)) => {}
             }
             if self.acquiring.is_too_late() {
                 return answer;
