@@ -34,7 +34,7 @@ impl Default for TableOptions {
 
 impl TableOptions {
     /// Sets whether DynamoDB deletes items that have been idle for long (its TTL). Default yes,
-    /// except in a schema whose items have no [TTL attribute](DynamoConfig::ttl_attribute).
+    /// except in a schema whose items have no [TTL attribute](crate::DynamoConfig::ttl_attribute).
     #[must_use]
     pub fn collect_idle(mut self, on: bool) -> Self {
         self.collect_idle = on;
