@@ -165,9 +165,5 @@ async fn handed_to_a_reader(fixture: &Fixture, name: &LockName) -> (Guard, Waite
 
 // verifies: P1, P7
 pub(super) async fn random_faults_with_hand_overs_keep_the_guarantees(bench: &Bench<'_>) {
-    let has_shared = bench.client().await.capabilities().shared;
-    // Two in turn, because only an exclusive lock is handed over.
-    let with_readers = [Mode::Exclusive, Mode::Exclusive, Mode::Shared];
-    let modes = if has_shared { &with_readers[..] } else { &[Mode::Exclusive] };
-    run_under_faults(bench, &Load { modes, lockers: 2, hand_over: 4, fair: false }).await;
+    run_under_faults(bench, &Load { modes: &[Mode::Exclusive], lockers: 2, hand_over: 4, fair: false }).await;
 }
