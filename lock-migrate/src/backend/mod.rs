@@ -189,6 +189,11 @@ impl MigrationBackend {
     /// Returns the holder of a lock that one store refused. A break needs the versions of both
     /// stores, so the other store is asked for its own.
     async fn refused_by(&self, side: Side, name: &LockName, holder: Holder) -> Holder {
+        // A store that found no holder any more may have set a mark. The core releases the mark
+        // only if this refusal names no holder either.
+        if holder == Holder::default() {
+            return holder;
+        }
         let other = if side == Side::From { &self.to } else { &self.from };
         let mut seen = None;
         if let Some(admin) = other.admin().filter(|_| self.capabilities().break_lock) {

@@ -30,6 +30,8 @@ struct Scripted {
     delays: Mutex<Option<Operation>>,
     late_acquire: Mutex<Option<AcquireRequest>>,
     late_release: Mutex<Option<Lease>>,
+    /// Acquires right after the next release.
+    follower: Mutex<Option<AcquireRequest>>,
 }
 
 impl Scripted {
@@ -106,7 +108,12 @@ impl Backend for Scripted {
             *self.late_release.lock().unwrap() = Some(lease.clone());
             return pending().await;
         }
-        self.inner.release(lease, hold_for).await
+        let answer = self.inner.release(lease, hold_for).await;
+        let follower = self.follower.lock().unwrap().take();
+        if let Some(follower) = follower {
+            assert!(matches!(self.inner.acquire(&follower).await?, AcquireOutcome::Granted(_)));
+        }
+        answer
     }
 
     fn admin(&self) -> Option<&dyn Admin> {
@@ -196,6 +203,18 @@ async fn a_refusal_that_names_no_holder_may_have_left_a_mark() {
         stores.both.release(&request.lease(None), Duration::ZERO).await.unwrap();
         assert_eq!(stores.take_calls(), ended, "waits: {waits}");
     }
+}
+
+/// The core releases a mark only after a refusal that names another mode, or no holder.
+#[tokio::test]
+// verifies: P5, P12
+async fn a_refusal_without_a_holder_gets_none_of_the_other_store() {
+    let stores = Stores::new();
+    *stores.from.follower.lock().unwrap() = Some(writer());
+    let unseen = AcquireOutcome::Contended(Holder::default());
+    stores.to.answer(Ok(unseen.clone()));
+    assert_eq!(stores.both.acquire(&writer().with_waits(true)).await.unwrap(), unseen);
+    assert!(stores.from.inner.inspect(&writer().name).await.unwrap().is_some(), "the other store has a holder");
 }
 
 #[tokio::test]
