@@ -363,10 +363,12 @@ impl FileStore {
     }
 }
 
-/// Returns the answer to a request that holders of another mode refuse.
+/// Returns the answer to a request that the holders of parts refuse.
 fn refused_by(holder: Holder, request: &AcquireRequest) -> Result<Joined, Error> {
     request.require_same_permits(holder.mode)?;
-    Ok(Joined::Refused { holder, by_other_mode: true })
+    // The core releases a mark only after a refusal by another mode.
+    let by_other_mode = holder.mode != request.mode;
+    Ok(Joined::Refused { holder, by_other_mode })
 }
 
 /// Returns the exclusive holder before, if it crashed.

@@ -160,6 +160,17 @@ async fn no_reader_joins_a_part_without_a_record() {
     }
 }
 
+#[tokio::test]
+// verifies: P5, P12
+async fn a_refusal_by_the_same_mode_leaves_no_mark() {
+    let (dir, backend) = open();
+    let (_, reading) = grant(&backend, &reader()).await;
+    fs::write(dir.path().join("etl.parts"), "").unwrap();
+    assert!(is_refused(&backend, &reader().with_waits(true)).await, "the mode of the holder is not known");
+    free(&backend, &reading, Duration::ZERO).await;
+    grant(&backend, &permit(1)).await;
+}
+
 /// As a process that is stopped in the gate.
 const GATE: &str = "import fcntl, struct, sys, time
 f = open(sys.argv[1], 'r+b')
