@@ -150,9 +150,9 @@ impl FileStore {
             return Ok(true);
         }
         let file = PartsFile::open(&files.parts, self.mode_beside(files), flags)?;
-        // All before the first mark, because a holder that is not told of all of them is told of
-        // none. Only locks that an NFS server has not given up yet are in the way. The end of the
-        // open file frees those that were locked.
+        // All parts are locked before the first mark: a holder that cannot mark all of them is told
+        // of none. A part is locked only where an NFS server still keeps the lock of a dead client.
+        // Closing the file frees the parts.
         for &number in &crashed {
             if !file.try_lock_part(number)? {
                 return Ok(false);

@@ -1,5 +1,7 @@
 //! Helpers of this crate's tests.
 
+#[cfg(target_os = "linux")]
+use std::fs::File;
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -12,6 +14,11 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Grant, Lease, LeaseId},
 };
 use lock_efs::FileBackend;
+#[cfg(target_os = "linux")]
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
 use tempfile::TempDir;
 
 /// Creates a temporary directory and a backend on it.
@@ -61,6 +68,14 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "condition not met after 20 s: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Locks a byte of the file until the file is closed, as another client does.
+#[cfg(target_os = "linux")]
+pub(crate) fn lock_byte(file: &File, byte: libc::off_t) {
+    let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
+    let lock = libc::flock { l_type, l_whence, l_start: byte, l_len: 1, l_pid: 0 };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("no other client has locked the byte");
 }
 
 /// Returns the command that runs only `test` (named with its module) of this test binary, with

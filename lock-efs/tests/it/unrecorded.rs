@@ -3,6 +3,8 @@
 
 use std::{fs, num::NonZeroU16, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
+#[cfg(target_os = "linux")]
+use crate::fixture::lock_byte;
 use crate::fixture::{
     OWN_MOUNTS, failed, grant, in_child, mount, name, refused, request, run_child, without_capabilities,
 };
@@ -170,6 +172,37 @@ async fn child_after_crashes() {
             assert_eq!(next.crashed.is_some(), !may_write, "{lock}");
             free(&backend, &lease).await;
         }
+    }
+    println!("CHILD RAN");
+}
+
+/// A client that is told of some of the crashes hides the others.
+#[cfg(target_os = "linux")]
+#[test]
+// verifies: P9
+fn crashed_readers_are_all_marked_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(without_capabilities(), "unrecorded::child_marks_crashed_readers", dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn child_marks_crashed_readers() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileConfig::new(&dir).names(Names::Plain).build().unwrap();
+    let crashed = [grant(&backend, &reader("job.lock")).await.1, grant(&backend, &reader("job.lock")).await.1];
+    crashed.iter().for_each(|lease| backend.on_lost(lease));
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    for (is_locked, told) in [(true, None), (false, Some(2)), (false, None)] {
+        let parts = fs::File::options().read(true).write(true).open(dir.join("job.parts")).unwrap();
+        if is_locked {
+            // The second part, as an NFS server keeps it for a client that is gone.
+            lock_byte(&parts, 17);
+        }
+        let (next, lease) = grant(&backend, &request("job.lock")).await;
+        assert_eq!(next.crashed.map(|holder| holder.count()), told, "locked: {is_locked}");
+        free(&backend, &lease).await;
     }
     println!("CHILD RAN");
 }
