@@ -1,10 +1,17 @@
-use std::{process::Command, sync::mpsc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc,
+};
 
 use lock_core::{LockName, backend::LeaseId};
 use nix::{
     sys::resource::{Resource, setrlimit},
     unistd::{Uid, geteuid, setuid},
 };
+
+use test_support::wait_for;
 
 use super::*;
 
@@ -115,6 +122,13 @@ fn a_release_runs_although_no_thread_can_be_started() {
     assert!(ran.status.success() && said.contains("CHILD RAN"), "{}:\n{said}", ran.status);
 }
 
+/// Returns how often the thread has begun to wait. `None` if it has ended.
+fn waits_of(thread: &Path) -> Option<u64> {
+    let status = fs::read_to_string(thread.join("status")).ok()?;
+    let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    waits.trim().parse().ok()
+}
+
 #[tokio::test]
 async fn child_without_threads() {
     const SHORT: Duration = Duration::from_millis(20);
@@ -132,12 +146,16 @@ async fn child_without_threads() {
     });
     tokio::task::yield_now().await;
     begun.recv().expect("a thread runs it");
-    used.run(Some(key(2)), Abandoned::Skip, || Ok(())).await.expect("another thread can be started");
+    let itself = || fs::read_link("/proc/thread-self").map_err(|e| Error::new(ErrorKind::Other, e.to_string()));
+    let link = used.run(Some(key(2)), Abandoned::Skip, itself).await.expect("another thread can be started");
+    let idle = PathBuf::from("/proc").join(link);
+    let before = waits_of(&idle).expect("the last idle thread stays");
     setrlimit(Resource::RLIMIT_NPROC, 1, 1).expect("a limit can be lowered");
     let fresh = pool().run(None, Abandoned::Skip, || Ok(())).await.expect_err("no thread can be started");
     assert!(fresh.to_string().contains("ulimit -u"), "{fresh}");
 
-    tokio::time::sleep(5 * SHORT).await;
+    let has_waited = || waits_of(&idle).is_none_or(|waits| waits >= before + 10);
+    assert!(wait_for("time-outs of the idle thread", has_waited));
     let (said, heard) = mpsc::channel();
     used.leave(key(2), move || said.send(()).expect("the test receives"));
     let limit = Duration::from_secs(20);
@@ -155,9 +173,5 @@ fn the_threads_end_with_their_pool() {
     assert!(heard.recv().is_err(), "it has run");
     let shared = Arc::downgrade(&short.shared);
     drop(short);
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    while shared.strong_count() > 0 {
-        assert!(std::time::Instant::now() < end, "a thread is left");
-        thread::sleep(Duration::from_millis(1));
-    }
+    assert!(wait_for("the end of the threads", || shared.strong_count() == 0));
 }

@@ -170,7 +170,7 @@ impl Drop for QueuePosition {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use test_support::until;
 
     use super::*;
 
@@ -186,16 +186,6 @@ mod tests {
         locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
     }
 
-    async fn eventually(what: &str, condition: impl Fn() -> bool) {
-        for _ in 0..5_000 {
-            if condition() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        panic!("condition not met: {what}");
-    }
-
     #[tokio::test]
     async fn positions_become_first_in_order() {
         let dir = tempfile::tempdir().expect("a directory for the test");
@@ -208,7 +198,7 @@ mod tests {
             let position = queues.join(&name, &path, || open(&path, MODE)).expect("joining works");
             if !position.is_first() {
                 // The order of the queue is the order in which the threads call flock(2).
-                eventually("the thread waits", || waiting_for(&path) == before).await;
+                until("the thread in flock(2)", async || waiting_for(&path) == before).await;
             }
             positions.push(position);
         }
@@ -237,7 +227,7 @@ mod tests {
         drop(waiting);
         assert_eq!(other.abandoned().len(), 1);
         drop(first);
-        eventually("the abandoned position is given up", || other.abandoned().is_empty()).await;
+        until("the end of the abandoned position", async || other.abandoned().is_empty()).await;
         let again = one.join(&name, &path, || open(&path, MODE)).expect("joining works");
         again.first().await;
     }

@@ -6,7 +6,6 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use lock_core::{
@@ -59,15 +58,6 @@ pub(crate) async fn failed(backend: &FileBackend, text: &str) -> Error {
 
 pub(crate) fn token(grant: &Grant) -> FencingToken {
     grant.token.expect("file locks have tokens")
-}
-
-/// Waits until `condition` holds; the time only bounds a failing test.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < end, "condition not met after 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Locks a byte of the file until the file is closed, as another client does.

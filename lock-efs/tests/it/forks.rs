@@ -16,12 +16,15 @@ use lock_core::{
 };
 use lock_efs::FileBackend;
 use nix::libc;
-use test_support::fork::{
-    assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, dropped_in_a_child, forked,
-    wait_for_the_end_of_input,
+use test_support::{
+    fork::{
+        assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, dropped_in_a_child, forked,
+        wait_for_the_end_of_input,
+    },
+    wait_for,
 };
 
-use crate::fixture::{Process, in_child, myself, run_child, until};
+use crate::fixture::{Process, in_child, myself, run_child};
 
 fn locker(directory: &Path) -> blocking::Locker {
     blocking::Locker::open_with(async { Locker::new(FileBackend::open(directory)?) }).unwrap()
@@ -82,14 +85,14 @@ fn a_part_belongs_to_the_parent_whatever_its_child_does() {
     let (lives, may_end) = (dir.path().join("lives"), dir.path().join("may-end"));
     let (is_alive, ends) = (lives.clone(), may_end.clone());
     let releases = thread::spawn(move || {
-        until("the child lives", || is_alive.exists());
+        assert!(wait_for("the child", || is_alive.exists()));
         let outcome = (guard.release().unwrap(), matches!(permit(&other), TryAcquire::Acquired(_)));
         fs::write(ends, "").unwrap();
         outcome
     });
     let (_, said) = forked((), |()| {
         fs::write(&lives, "").unwrap();
-        until("the parent has released its part", || may_end.exists());
+        assert!(wait_for("the release of the parent", || may_end.exists()));
         "lived".to_owned()
     });
     assert_eq!((said.as_str(), releases.join().unwrap()), ("lived", (Release::Released, true)));

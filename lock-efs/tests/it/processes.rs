@@ -2,9 +2,10 @@
 
 use std::{process::Command, time::Duration};
 
-use crate::fixture::{Process, grant, in_child, myself, open, refused, request, until};
+use crate::fixture::{Process, grant, in_child, myself, open, refused, request};
 use lock_core::backend::{AcquireOutcome, Backend, ProcessBound};
 use lock_efs::FileBackend;
+use test_support::wait_for;
 
 #[tokio::test]
 async fn the_successor_of_a_killed_holder_learns_its_owner() {
@@ -43,9 +44,9 @@ async fn a_program_started_by_the_holder_does_not_keep_the_lock() {
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
         fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).filter(|f| f.starts_with(dir.path())).count()
     };
-    until("the daemon has called exec", || {
+    assert!(wait_for("the daemon to call exec", || {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "sleep")
-    });
+    }));
     assert_eq!(inherited(), 0);
     drop((watch, backend));
     let other = FileBackend::open(dir.path()).unwrap();

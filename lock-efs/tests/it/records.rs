@@ -2,11 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use crate::fixture::{grant, name, open, refused, request, token, until};
+use crate::fixture::{grant, name, open, refused, request, token};
 use lock_core::{
     Holder,
     backend::{Admin, Backend, ProcessBound, Release},
 };
+use test_support::wait_for;
 
 #[tokio::test]
 async fn a_bad_record_hides_the_holder_but_not_the_lock() {
@@ -108,7 +109,7 @@ async fn readers_see_whole_records_while_holders_change() {
         }
     });
     let record = dir.path().join("etl.info");
-    until("the first record exists", || record.exists());
+    assert!(wait_for("the first record", || record.exists()));
     let is_whole = |text: String| text.starts_with("onelock/1 ") && text.trim_end().ends_with('}');
     let whole = (0..20_000).filter(|_| fs::read_to_string(&record).is_ok_and(is_whole)).count();
     stop.store(true, Relaxed);

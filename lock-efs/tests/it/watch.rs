@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{Process, grant, in_child, myself, name, open, refused, request, run_child, until};
+use crate::fixture::{Process, grant, in_child, myself, name, open, refused, request, run_child};
 use lock_core::{
     Locker,
     backend::{AcquireOutcome, Backend, ProcessBound, Watch},
 };
 use lock_efs::FileBackend;
+use test_support::wait_for;
 
 /// Bounds only a failing test.
 const LONG: Duration = Duration::from_secs(20);
@@ -191,7 +192,7 @@ async fn a_dropped_watch_leaves_no_descriptor_open() {
     assert_eq!(open_here(), held + 2);
     drop(watches);
     assert_eq!(open_here(), held);
-    until("the queue file is closed", || open_as(".queue") == 0);
+    assert!(wait_for("the end of the queue", || open_as(".queue") == 0));
     assert!(backend.release_now(&lease, Duration::ZERO));
     assert_eq!(open_here(), 0);
 }

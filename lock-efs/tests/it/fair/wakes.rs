@@ -7,9 +7,10 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Backend, ProcessBound, Watch},
 };
 use lock_efs::{FileBackend, FileConfig, Names};
+use test_support::wait_for;
 
 use super::{LONG, granted_soon, is_refused, waiter};
-use crate::fixture::{Process, grant, name, open, request, until};
+use crate::fixture::{Process, grant, name, open, request};
 
 async fn woken(watch: &mut Box<dyn Watch>) {
     tokio::time::timeout(LONG, watch.changed()).await.expect("the watch must wake");
@@ -35,7 +36,7 @@ async fn a_release_wakes_the_first_place_among_watches_in_any_order() {
     assert!(is_refused(&b, &second).await);
     // As after a stop of the first process, which the kernel then puts last.
     let mut of_first = watch_place(&a, &first).await;
-    until("the first one queues in the kernel", || waiting_for(&dir.path().join("etl.fair")) == 1);
+    assert!(wait_for("the first one to queue in the kernel", || waiting_for(&dir.path().join("etl.fair")) == 1));
     let waiting = tokio::spawn(async move {
         loop {
             // As the core does, whose attempts are far less frequent.
