@@ -31,7 +31,7 @@ const MAX_THREADS: usize = 32;
 /// the system calls alone.
 const STACK_BYTES: usize = 256 * 1024;
 /// How long an idle thread is kept.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// How long opening a store may take.
 const OPEN: Duration = Duration::from_secs(30);
 
@@ -49,8 +49,8 @@ pub(crate) enum Lane {
 #[derive(Debug, Clone)]
 pub(crate) struct IoPool {
     shared: Arc<Shared>,
-    /// Shows the threads that the pool is in use.
-    _open: Arc<()>,
+    /// Tells the threads that the pool is in use.
+    _in_use: Arc<()>,
 }
 
 #[derive(Debug)]
@@ -60,8 +60,8 @@ struct Shared {
     work: Mutex<Work>,
     more: Condvar,
     /// How long an idle thread is kept.
-    idle: Duration,
-    open: Weak<()>,
+    idle_limit: Duration,
+    in_use: Weak<()>,
 }
 
 #[derive(Default)]
@@ -93,14 +93,14 @@ pub(crate) enum Abandoned {
 
 impl IoPool {
     pub(crate) fn new(store: String) -> Self {
-        Self::with_idle(store, IDLE)
+        Self::with_idle_limit(store, IDLE_LIMIT)
     }
 
-    fn with_idle(store: String, idle: Duration) -> Self {
-        let used = Arc::new(());
-        let open = Arc::downgrade(&used);
-        let shared = Shared { store: store.into(), work: Mutex::default(), more: Condvar::new(), idle, open };
-        Self { shared: Arc::new(shared), _open: used }
+    fn with_idle_limit(store: String, idle_limit: Duration) -> Self {
+        let token = Arc::new(());
+        let (work, more, in_use) = (Mutex::default(), Condvar::new(), Arc::downgrade(&token));
+        let shared = Shared { store: store.into(), work, more, idle_limit, in_use };
+        Self { shared: Arc::new(shared), _in_use: token }
     }
 
     /// Gives the recorder the help text.
@@ -175,17 +175,17 @@ impl Shared {
 
     /// Runs the calls of ready lanes until the thread has been idle for long.
     ///
-    /// The last idle thread stays while the pool is in use. Later no thread may start, and a lock
-    /// whose release does not run stays held for as long as this process lives.
+    /// The last idle thread stays while the pool is in use. At the limit of processes no thread can
+    /// be started for a release, and the lock would stay held until this process ends.
     fn serve(&self) {
         let mut work = self.lock();
         loop {
             let Some(lane) = work.ready.pop_front() else {
                 work.idle += 1;
-                let waited = self.more.wait_timeout(work, self.idle).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.more.wait_timeout(work, self.idle_limit).unwrap_or_else(PoisonError::into_inner);
                 work = waited.0;
                 work.idle -= 1;
-                let is_needed = work.idle == 0 && self.open.strong_count() > 0;
+                let is_needed = work.idle == 0 && self.in_use.strong_count() > 0;
                 if waited.1.timed_out() && work.ready.is_empty() && !is_needed {
                     work.threads -= 1;
                     return;
@@ -207,9 +207,9 @@ impl Shared {
         }
     }
 
-    /// Notes that a thread could not be started. If there is none, all queued calls are dropped,
-    /// and their callers get an error. No release is among them: the call that acquired a lock
-    /// left a thread.
+    /// Notes that a thread could not be started. If the pool has no thread, all queued calls are
+    /// dropped, and their callers get an error. No release is among them: the call that acquired
+    /// the lock left a thread.
     fn start_failed(&self) {
         let mut work = self.lock();
         work.threads -= 1;

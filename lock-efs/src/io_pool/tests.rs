@@ -138,7 +138,7 @@ async fn child_without_threads() {
     if geteuid().is_root() {
         setuid(Uid::from_raw(300_000 + std::process::id())).expect("root becomes another user");
     }
-    let used = IoPool::with_idle("efs:///mnt/efs".to_owned(), SHORT);
+    let used = IoPool::with_idle_limit("efs:///mnt/efs".to_owned(), SHORT);
     let (call, begun, go_on) = hanging();
     let hung = tokio::spawn({
         let pool = used.clone();
@@ -167,7 +167,7 @@ async fn child_without_threads() {
 
 #[test]
 fn the_threads_end_with_their_pool() {
-    let short = IoPool::with_idle("efs:///mnt/efs".to_owned(), Duration::from_millis(1));
+    let short = IoPool::with_idle_limit("efs:///mnt/efs".to_owned(), Duration::from_millis(1));
     let (said, heard) = mpsc::channel::<()>();
     short.leave(key(1), || drop(said));
     assert!(heard.recv().is_err(), "it has run");
