@@ -20,6 +20,8 @@ use lock_core::{
 };
 use lock_migrate::MigrationBackend;
 
+use crate::fixture::{granted, writer};
+
 /// A memory store that records which of its methods were called.
 #[derive(Debug, Clone)]
 struct Recording {
@@ -187,14 +189,6 @@ fn migration(stores: &[Recording; 2]) -> MigrationBackend {
     MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()))
 }
 
-async fn granted(backend: &dyn Backend, name: &str) -> Lease {
-    let request = AcquireRequest::new(LockName::new(name).unwrap(), LeaseId::random(), "me");
-    match backend.acquire(&request).await.unwrap() {
-        AcquireOutcome::Granted(grant) => request.lease(grant.token),
-        AcquireOutcome::Contended(holder) => panic!("{name} is held by {holder}"),
-    }
-}
-
 /// Makes a call, and checks that both stores got it.
 macro_rules! reaches_both {
     ($stores:ident, $method:literal, $call:expr) => {{
@@ -217,7 +211,7 @@ async fn every_call_of_the_contract_reaches_both_stores() {
     reaches_both!(stores, "describe", both.describe());
     reaches_both!(stores, "capabilities", both.capabilities());
     reaches_both!(stores, "timings", both.timings());
-    let lease = reaches_both!(stores, "acquire", granted(&both, "x").await);
+    let lease = reaches_both!(stores, "acquire", granted(&both, &writer("x")).await);
     assert_eq!(reaches_both!(stores, "renew", both.renew(&lease).await).unwrap(), Renewal::Renewed);
     let many = std::slice::from_ref(&lease);
     assert_eq!(reaches_both!(stores, "renew_many", both.renew_many(many).await).len(), 1);
@@ -234,11 +228,11 @@ async fn every_call_of_the_contract_reaches_both_stores() {
     assert_eq!(reaches_both!(stores, "list", both.list("").await).unwrap().locks.len(), 1);
     assert_eq!(reaches_both!(stores, "descriptors", both.descriptors(&lease)).unwrap().len(), 2);
     reaches_both!(stores, "process_bound", both.on_lost(&lease));
-    let lease = granted(&both, "y").await;
+    let lease = granted(&both, &writer("y")).await;
     reaches_both!(stores, "on_lost", both.on_lost(&lease));
-    let lease = granted(&both, "z").await;
+    let lease = granted(&both, &writer("z")).await;
     assert!(reaches_both!(stores, "release_now", both.release_now(&lease, Duration::ZERO)));
-    let lease = granted(&both, "z").await;
+    let lease = granted(&both, &writer("z")).await;
     assert_eq!(
         reaches_both!(stores, "release", both.release(&lease, Duration::ZERO).await).unwrap(),
         Release::Released
@@ -256,7 +250,8 @@ async fn each_store_gets_batches_of_its_own_size() {
     let mut stores = [Recording::new(1), Recording::new(3)];
     let both = migration(&stores);
     assert_eq!(both.timings().renew_batch, 3, "the store that takes many must get many");
-    let leases = [granted(&both, "a").await, granted(&both, "b").await, granted(&both, "c").await];
+    let leases =
+        [granted(&both, &writer("a")).await, granted(&both, &writer("b")).await, granted(&both, &writer("c")).await];
     for answer in both.renew_many(&leases).await {
         assert_eq!(answer.unwrap(), Renewal::Renewed);
     }
@@ -265,7 +260,8 @@ async fn each_store_gets_batches_of_its_own_size() {
     // An answer that a store leaves out belongs to the last lock of its batch.
     stores[1].forgets = true;
     let both = migration(&stores);
-    let leases = [granted(&both, "d").await, granted(&both, "e").await, granted(&both, "f").await];
+    let leases =
+        [granted(&both, &writer("d")).await, granted(&both, &writer("e")).await, granted(&both, &writer("f")).await];
     let answers = both.renew_many(&leases).await;
     let renewed: Vec<_> = answers.iter().map(|answer| answer.as_ref().map_err(Error::kind).cloned()).collect();
     assert_eq!(renewed, [Ok(Renewal::Renewed), Ok(Renewal::Renewed), Err(ErrorKind::Unavailable)]);
@@ -276,6 +272,6 @@ async fn a_half_of_the_descriptors_is_an_error() {
     let mut stores = [Recording::new(1), Recording::new(1)];
     stores[1].is_full = true;
     let both = migration(&stores);
-    let lease = granted(&both, "x").await;
+    let lease = granted(&both, &writer("x")).await;
     assert_eq!(both.descriptors(&lease).unwrap_err().to_string(), "too many open files");
 }

@@ -11,12 +11,14 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, Listing,
-        ProcessBound as _, Release, Renewal, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, Listing, ProcessBound as _,
+        Release, Renewal, StoreTimings,
     },
     memory::MemoryBackend,
 };
 use lock_migrate::MigrationBackend;
+
+use crate::fixture::{grant, granted, refused, release, writer};
 
 /// A memory store that notes the calls that end a lock, and gives scripted answers first.
 #[derive(Debug, Default)]
@@ -111,7 +113,7 @@ impl Backend for Scripted {
         let answer = self.inner.release(lease, hold_for).await;
         let follower = self.follower.lock().unwrap().take();
         if let Some(follower) = follower {
-            assert!(matches!(self.inner.acquire(&follower).await?, AcquireOutcome::Granted(_)));
+            granted(&self.inner, &follower).await;
         }
         answer
     }
@@ -162,32 +164,15 @@ impl Stores {
         Self { from, to, both, calls }
     }
 
-    async fn grant(&self) -> Lease {
-        self.grant_to(&writer()).await
-    }
-
-    async fn grant_to(&self, request: &AcquireRequest) -> Lease {
-        let AcquireOutcome::Granted(grant) = self.both.acquire(request).await.unwrap() else { panic!("it is free") };
-        request.lease(grant.token)
-    }
-
     /// Makes an attempt that is dropped, as the core drops an attempt without an answer.
     async fn drop_attempt(&self, request: &AcquireRequest) {
         let answer = tokio::time::timeout(Duration::from_secs(1), self.both.acquire(request)).await;
         assert!(answer.is_err(), "it was answered: {answer:?}");
     }
 
-    async fn refuse(&self, request: &AcquireRequest) {
-        assert!(matches!(self.both.acquire(request).await.unwrap(), AcquireOutcome::Contended(_)));
-    }
-
     fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
-}
-
-fn writer() -> AcquireRequest {
-    AcquireRequest::new(LockName::new("x").unwrap(), LeaseId::random(), "me").with_ttl(Duration::from_secs(60))
 }
 
 #[tokio::test]
@@ -196,9 +181,9 @@ async fn a_refusal_that_names_no_holder_may_have_left_a_mark() {
     let stores = Stores::new();
     let unseen = || Ok(AcquireOutcome::Contended(Holder::default()));
     for (waits, ended) in [(true, &["release to"][..]), (false, &[])] {
-        let request = writer().with_waits(waits);
+        let request = writer("x").with_waits(waits);
         stores.to.answer(unseen());
-        stores.refuse(&request).await;
+        refused(&stores.both, &request).await;
         assert_eq!(stores.take_calls(), ["release from"], "the lock of the old store is released at once");
         stores.both.release(&request.lease(None), Duration::ZERO).await.unwrap();
         assert_eq!(stores.take_calls(), ended, "waits: {waits}");
@@ -210,11 +195,11 @@ async fn a_refusal_that_names_no_holder_may_have_left_a_mark() {
 // verifies: P5, P12
 async fn a_refusal_without_a_holder_gets_none_of_the_other_store() {
     let stores = Stores::new();
-    *stores.from.follower.lock().unwrap() = Some(writer());
+    *stores.from.follower.lock().unwrap() = Some(writer("x"));
     let unseen = AcquireOutcome::Contended(Holder::default());
     stores.to.answer(Ok(unseen.clone()));
-    assert_eq!(stores.both.acquire(&writer().with_waits(true)).await.unwrap(), unseen);
-    assert!(stores.from.inner.inspect(&writer().name).await.unwrap().is_some(), "the other store has a holder");
+    assert_eq!(stores.both.acquire(&writer("x").with_waits(true)).await.unwrap(), unseen);
+    assert!(stores.from.inner.inspect(&writer("x").name).await.unwrap().is_some(), "the other store has a holder");
 }
 
 #[tokio::test]
@@ -223,14 +208,14 @@ async fn a_refusal_that_leaves_nothing_is_not_released() {
     let readers = Holder::default().with_owner("reader".to_owned()).with_mode(Mode::Shared);
     let other = Holder::default().with_owner("writer".to_owned());
     for (waits, holder) in [(false, readers), (true, other)] {
-        let request = writer().with_waits(waits);
+        let request = writer("x").with_waits(waits);
         stores.to.answer(Ok(AcquireOutcome::Contended(holder)));
-        stores.refuse(&request).await;
+        refused(&stores.both, &request).await;
         stores.both.release(&request.lease(None), Duration::ZERO).await.unwrap();
         assert_eq!(stores.take_calls(), ["release from"], "waits: {waits}");
     }
     stores.to.answer(Err(Error::new(ErrorKind::Limit, "a full store").with_ambiguous(false)));
-    let error = stores.both.acquire(&writer()).await.unwrap_err();
+    let error = stores.both.acquire(&writer("x")).await.unwrap_err();
     assert!(!error.is_ambiguous(), "{error}");
     assert_eq!(stores.take_calls(), ["release from"], "the new store has nothing after such an error");
 }
@@ -241,11 +226,11 @@ async fn a_late_rollback_spares_a_lock_acquired_again() {
     for late in [0, 1] {
         let stores = Stores::new();
         let store = [&stores.from, &stores.to][late];
-        let request = writer();
+        let request = writer("x");
         stores.to.answer(Err(Error::new(ErrorKind::Unavailable, "no answer").with_ambiguous(true)));
         store.delay(Operation::Release);
         stores.drop_attempt(&request).await;
-        let lease = stores.grant_to(&request).await;
+        let lease = granted(&stores.both, &request).await;
         assert!(matches!(store.deliver_release().await, Release::NotHeld(_)), "store {late} was freed");
         assert_eq!(stores.both.renew(&lease).await.unwrap(), Renewal::Renewed);
     }
@@ -255,34 +240,32 @@ async fn a_late_rollback_spares_a_lock_acquired_again() {
 // verifies: late-request
 async fn a_refused_retry_releases_the_id_of_an_unanswered_attempt() {
     let stores = Stores::new();
-    let request = writer();
+    let request = writer("x");
     stores.from.delay(Operation::Acquire);
     stores.drop_attempt(&request).await;
-    let other = writer();
-    let AcquireOutcome::Granted(grant) = stores.from.inner.acquire(&other).await.unwrap() else { panic!("it is free") };
-    stores.refuse(&request).await;
+    let other = granted(&stores.from.inner, &writer("x")).await;
+    refused(&stores.both, &request).await;
     assert_eq!(stores.take_calls(), ["release from"]);
-    stores.from.inner.release(&other.lease(grant.token), Duration::ZERO).await.unwrap();
+    release(&stores.from.inner, &other).await;
     let late = stores.from.deliver_acquire().await;
     assert!(matches!(late, AcquireOutcome::Contended(_)), "no client would release this lock: {late:?}");
-    stores.grant_to(&request).await;
+    granted(&stores.both, &request).await;
 }
 
 #[tokio::test(start_paused = true)]
 // verifies: P12
 async fn a_writer_keeps_its_mark_after_an_unanswered_attempt() {
     let stores = Stores::new();
-    let reader = || writer().with_mode(Mode::Shared);
-    let AcquireOutcome::Granted(_) = stores.from.inner.acquire(&reader()).await.unwrap() else { panic!("it is free") };
-    let waiting = writer().with_waits(true);
+    let reader = || writer("x").with_mode(Mode::Shared);
+    granted(&stores.from.inner, &reader()).await;
+    let waiting = writer("x").with_waits(true);
     stores.from.delay(Operation::Acquire);
     stores.drop_attempt(&waiting).await;
-    stores.refuse(&waiting).await;
-    let newcomer = stores.from.inner.acquire(&reader()).await.unwrap();
-    assert!(matches!(newcomer, AcquireOutcome::Contended(_)), "{newcomer:?}");
+    refused(&stores.both, &waiting).await;
+    refused(&stores.from.inner, &reader()).await;
     // The release of the whole acquisition ends the mark.
     stores.both.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
-    assert!(matches!(stores.from.inner.acquire(&reader()).await.unwrap(), AcquireOutcome::Granted(_)));
+    granted(&stores.from.inner, &reader()).await;
 }
 
 #[tokio::test]
@@ -292,7 +275,7 @@ async fn a_grant_is_one_of_before_only_if_both_stores_say_so() {
         for (store, ours) in [(&stores.from, from), (&stores.to, to)] {
             store.answer(Ok(AcquireOutcome::Granted(Grant::default().with_already_ours(ours))));
         }
-        let AcquireOutcome::Granted(grant) = stores.both.acquire(&writer()).await.unwrap() else { panic!("granted") };
+        let grant = grant(&stores.both, &writer("x")).await;
         assert_eq!(grant.already_ours, from && to, "{from}, {to}");
     }
 }
@@ -300,7 +283,7 @@ async fn a_grant_is_one_of_before_only_if_both_stores_say_so() {
 #[tokio::test]
 async fn a_break_of_the_new_store_is_named_before_a_missing_record() {
     let stores = Stores::new();
-    let lease = stores.grant().await;
+    let lease = granted(&stores.both, &writer("x")).await;
     let broken = LossReason::BrokenBy("alice".into());
     stores.from.renewals.lock().unwrap().push_back(Renewal::Lost(LossReason::RecordGone));
     stores.to.renewals.lock().unwrap().push_back(Renewal::Lost(broken.clone()));
@@ -311,10 +294,10 @@ async fn a_break_of_the_new_store_is_named_before_a_missing_record() {
 #[tokio::test]
 async fn the_new_store_is_freed_before_the_old_one() {
     let stores = Stores::new();
-    let lease = stores.grant().await;
+    let lease = granted(&stores.both, &writer("x")).await;
     stores.both.release(&lease, Duration::ZERO).await.unwrap();
     assert_eq!(stores.take_calls(), ["release to", "release from"]);
-    let lease = stores.grant().await;
+    let lease = granted(&stores.both, &writer("x")).await;
     let version = stores.both.inspect(&lease.name).await.unwrap().unwrap().version.unwrap();
     assert_eq!(stores.both.break_lock(&lease.name, &version, "alice").await.unwrap(), Break::Broken);
     assert_eq!(stores.take_calls(), ["break to", "break from"]);
@@ -323,7 +306,7 @@ async fn the_new_store_is_freed_before_the_old_one() {
 #[tokio::test]
 async fn a_lock_that_was_released_at_once_is_forgotten() {
     let stores = Stores::new();
-    let lease = stores.grant().await;
+    let lease = granted(&stores.both, &writer("x")).await;
     assert!(stores.both.release_now(&lease, Duration::ZERO));
     assert_eq!(stores.both.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     assert_eq!(stores.take_calls(), Vec::<String>::new(), "the stores are asked again");

@@ -1,5 +1,6 @@
 //! Two stores as one, from outside.
 
+mod fixture;
 mod forwarding;
 mod halves;
 mod migration;

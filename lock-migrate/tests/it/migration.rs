@@ -9,14 +9,16 @@ use async_trait::async_trait;
 use lock_core::{
     Capability, ErrorKind, FencingToken, LockName, Locker, LossReason, Operation, Registry, TryAcquire,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, ProcessBound,
-        Release, Renewal, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Lease, ProcessBound, Release, Renewal,
+        StoreTimings,
     },
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
     testing::{Subject, Tampering},
 };
 use lock_migrate::{MigrationBackend, MigrationFactory};
+
+use crate::fixture::{TTL, grant, granted, refused, release, writer};
 
 struct Memories(MemoryBackend, MemoryBackend);
 
@@ -36,7 +38,7 @@ impl Subject for Memories {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
-                let _ = granted(&self.0, &request("x").with_name(name.clone()).with_ttl(10 * LONG)).await;
+                let _ = granted(&self.0, &writer("x").with_name(name.clone()).with_ttl(10 * TTL)).await;
             }
             Tampering::DeleteToken => return self.0.purge(name).await.unwrap() && self.1.purge(name).await.unwrap(),
             _ => return false,
@@ -60,19 +62,6 @@ mod memories {
     }
 }
 
-const LONG: Duration = Duration::from_secs(60);
-
-fn request(name: &str) -> AcquireRequest {
-    AcquireRequest::new(LockName::new(name).unwrap(), LeaseId::random(), "me").with_ttl(LONG)
-}
-
-async fn granted(backend: &dyn Backend, request: &AcquireRequest) -> (Lease, Grant) {
-    match backend.acquire(request).await.unwrap() {
-        AcquireOutcome::Granted(grant) => (request.lease(grant.token), grant),
-        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", request.name),
-    }
-}
-
 async fn is_held(backend: &dyn Backend, name: &str) -> bool {
     backend.require_admin().unwrap().inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
 }
@@ -88,15 +77,14 @@ fn migration() -> (Faulty, Faulty, MigrationBackend) {
 async fn single_store_and_migrating_clients_exclude_each_other() {
     let (from, to, migration) = migration();
     for alone in [&from, &to] {
-        let (lease, _) = granted(alone, &request("x")).await;
-        let AcquireOutcome::Contended(holder) = migration.acquire(&request("x")).await.unwrap() else { panic!("held") };
-        assert!(holder.owner.is_some());
+        let lease = granted(alone, &writer("x")).await;
+        assert!(refused(&migration, &writer("x")).await.owner.is_some());
         let other = if std::ptr::eq(alone, &from) { &to } else { &from };
         assert!(!is_held(other, "x").await, "a refused attempt left a lock behind");
-        assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-        let (lease, _) = granted(&migration, &request("x")).await;
-        assert!(matches!(alone.acquire(&request("x")).await.unwrap(), AcquireOutcome::Contended(_)));
-        assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        release(alone, &lease).await;
+        let lease = granted(&migration, &writer("x")).await;
+        refused(alone, &writer("x")).await;
+        release(&migration, &lease).await;
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
     }
 }
@@ -104,15 +92,16 @@ async fn single_store_and_migrating_clients_exclude_each_other() {
 #[tokio::test]
 async fn a_refused_id_can_retry_until_both_grant() {
     let (_, to, migration) = migration();
-    let (other, _) = granted(&to, &request("x")).await;
-    let ours = request("x");
+    let other = granted(&to, &writer("x")).await;
+    let ours = writer("x");
     for _ in 0..3 {
-        assert!(matches!(migration.acquire(&ours).await.unwrap(), AcquireOutcome::Contended(_)));
+        refused(&migration, &ours).await;
     }
-    assert_eq!(to.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
-    let (lease, grant) = granted(&migration, &ours).await;
+    release(&to, &other).await;
+    let grant = grant(&migration, &ours).await;
     assert!(!grant.already_ours);
-    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let lease = ours.lease(grant.token);
+    release(&migration, &lease).await;
 }
 
 #[tokio::test]
@@ -120,8 +109,8 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
     for ahead in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
         // Advances the token as if the clock of this store were a day ahead.
-        let (lease, grant) = granted(&stores[ahead], &request("x")).await;
-        let tomorrow = FencingToken::new(grant.token.unwrap().get() + 86_400_000_000).unwrap();
+        let lease = granted(&stores[ahead], &writer("x")).await;
+        let tomorrow = FencingToken::new(lease.token.unwrap().get() + 86_400_000_000).unwrap();
         assert!(stores[ahead].advance_token(&lease, tomorrow).await.unwrap());
         assert_eq!(stores[ahead].release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         let [from, to] = &stores;
@@ -129,10 +118,10 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
         let mut last = None;
         let backends: [&dyn Backend; 9] = [from, &migration, from, &migration, &migration, to, &migration, to, to];
         for (step, backend) in backends.into_iter().enumerate() {
-            let (lease, grant) = granted(backend, &request("x")).await;
-            assert!(grant.token > last, "step {step}, store {ahead} ahead: {:?} after {last:?}", grant.token);
-            last = grant.token;
-            assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+            let lease = granted(backend, &writer("x")).await;
+            assert!(lease.token > last, "step {step}, store {ahead} ahead: {:?} after {last:?}", lease.token);
+            last = lease.token;
+            release(backend, &lease).await;
         }
     }
 }
@@ -142,7 +131,7 @@ async fn losing_either_lock_loses_both_locks() {
     for lost in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
         let migration = MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
-        let (lease, _) = granted(&migration, &request("x")).await;
+        let lease = granted(&migration, &writer("x")).await;
         assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
         stores[lost].lose("x");
         assert!(matches!(migration.renew(&lease).await.unwrap(), Renewal::Lost(_)));
@@ -154,7 +143,7 @@ async fn losing_either_lock_loses_both_locks() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_requires_both_stores_to_answer() {
     let (_, to, migration) = migration();
-    let (lease, _) = granted(&migration, &request("x")).await;
+    let lease = granted(&migration, &writer("x")).await;
     to.next(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
     assert_eq!(migration.renew(&lease).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
@@ -167,12 +156,12 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
         [(Fault::Refuse(ErrorKind::Unavailable), false), (Fault::FailAfter(ErrorKind::Unavailable), false)]
     {
         to.next(Operation::Acquire, fault);
-        let error = migration.acquire(&request("x")).await.unwrap_err();
+        let error = migration.acquire(&writer("x")).await.unwrap_err();
         assert_eq!(error.is_ambiguous(), ambiguous, "{fault:?}");
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await, "{fault:?}");
     }
     // If the rollback fails, the error is ambiguous, and the following release frees the lock.
-    let ours = request("x");
+    let ours = writer("x");
     to.next(Operation::Acquire, Fault::FailAfter(ErrorKind::Unavailable));
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     assert!(migration.acquire(&ours).await.unwrap_err().is_ambiguous());
@@ -184,11 +173,11 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
 #[tokio::test]
 async fn a_half_failed_release_frees_the_other_store() {
     let (from, to, migration) = migration();
-    let (lease, _) = granted(&migration, &request("x")).await;
+    let lease = granted(&migration, &writer("x")).await;
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     assert!(migration.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
     assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
-    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    release(&migration, &lease).await;
     assert!(!is_held(&to, "x").await);
 }
 
@@ -197,10 +186,10 @@ async fn a_half_failed_release_frees_the_other_store() {
 async fn a_synchronous_release_needs_both_stores() {
     let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
     let migration = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
-    let (lease, _) = granted(&migration, &request("x")).await;
+    let lease = granted(&migration, &writer("x")).await;
     assert!(!migration.release_now(&lease, Duration::ZERO), "the new store has no synchronous release");
     assert!(is_held(&from, "x").await && is_held(&to, "x").await);
-    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    release(&migration, &lease).await;
     assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
 }
 
@@ -209,9 +198,9 @@ async fn purging_a_name_removes_it_from_both_stores() {
     let (from, to, migration) = migration();
     let name = LockName::new("x").unwrap();
     for alone in [&from, &to] {
-        let (lease, _) = granted(alone, &request("x")).await;
+        let lease = granted(alone, &writer("x")).await;
         assert!(!migration.purge(&name).await.unwrap(), "purge removed a name that one store holds");
-        assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        release(alone, &lease).await;
     }
     assert!(migration.purge(&name).await.unwrap());
     for side in [&from, &to] {
@@ -223,9 +212,9 @@ async fn purging_a_name_removes_it_from_both_stores() {
 async fn operators_list_and_break_locks_of_either_store() {
     let (from, to, migration) = migration();
     let _leases = [
-        granted(&from, &request("old")).await,
-        granted(&to, &request("new")).await,
-        granted(&migration, &request("both")).await,
+        granted(&from, &writer("old")).await,
+        granted(&to, &writer("new")).await,
+        granted(&migration, &writer("both")).await,
     ];
     let names: Vec<_> = migration.list("").await.unwrap().locks.into_iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["both", "new", "old"]);
@@ -355,7 +344,7 @@ async fn many_locks_are_renewed_by_one_request_to_each_store() {
     assert_eq!(migration.timings().renew_batch, 100, "as many as both stores take");
     let mut leases = Vec::new();
     for name in ["a", "b", "c", "d"] {
-        leases.push(granted(&migration, &request(name)).await.0);
+        leases.push(granted(&migration, &writer(name)).await);
     }
     // One is unknown, and one lost its part in the new store.
     let _ = migration.release(&leases[1], Duration::ZERO).await.unwrap();

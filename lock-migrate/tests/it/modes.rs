@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Capability, Error, ErrorKind, FencingToken, Holder, LockName, Locker, Mode, Operation,
+    Capability, Error, ErrorKind, FencingToken, LockName, Locker, Mode, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Lease, LeaseId, Release, Renewal,
         StoreTimings,
@@ -18,7 +18,7 @@ use lock_core::{
 };
 use lock_migrate::MigrationBackend;
 
-const TTL: Duration = Duration::from_secs(60);
+use crate::fixture::{TTL, grant, granted, refused, release, writer};
 
 /// The old store, the new store, and their migration.
 fn stores() -> (MemoryBackend, MemoryBackend, MigrationBackend) {
@@ -32,25 +32,7 @@ fn name() -> LockName {
 }
 
 fn request(mode: Mode) -> AcquireRequest {
-    AcquireRequest::new(name(), LeaseId::random(), "me").with_ttl(TTL).with_mode(mode)
-}
-
-async fn granted(backend: &dyn Backend, request: &AcquireRequest) -> Lease {
-    match backend.acquire(request).await.unwrap() {
-        AcquireOutcome::Granted(grant) => request.lease(grant.token),
-        AcquireOutcome::Contended(holder) => panic!("it is held by {holder}"),
-    }
-}
-
-async fn refused(backend: &dyn Backend, request: &AcquireRequest) -> Holder {
-    match backend.acquire(request).await.unwrap() {
-        AcquireOutcome::Contended(holder) => holder,
-        AcquireOutcome::Granted(_) => panic!("two clients hold the lock"),
-    }
-}
-
-async fn release(backend: &dyn Backend, lease: &Lease) {
-    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
+    writer("x").with_mode(mode)
 }
 
 #[tokio::test]
@@ -239,7 +221,7 @@ async fn a_crash_in_either_store_is_reported() {
         granted(alone, &request(Mode::Exclusive).with_owner("crashed")).await;
         tokio::time::sleep(TTL).await;
         let next = request(Mode::Exclusive);
-        let AcquireOutcome::Granted(grant) = both.acquire(&next).await.unwrap() else { panic!("it has expired") };
+        let grant = grant(&both, &next).await;
         assert_eq!(grant.crashed.and_then(|holder| holder.owner).as_deref(), Some("crashed"));
         release(&both, &next.lease(grant.token)).await;
     }
