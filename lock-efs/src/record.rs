@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! onelock/1 held     0000000000000000 0000000000000000
-//! {"name":"etl","id":"…","token":17…,"owner":"etl-7:42","since_us":17…,"pid":42,"pid_namespace":40…,"data":"…"}
+//! {"name":"etl","id":"…","token":17…,"owner":"…","since_us":17…,"pid":42,"pid_namespace":40…,"data":"…"}
 //! ```
 //!
 //! The first line has a fixed width, so that a release changes it by one write in place. Its

@@ -29,7 +29,7 @@
 //! | option | value | default | see |
 //! |---|---|---|---|
 //! | `ttl` | duration | 30s | [`ttl`](crate::LockRequest::ttl); an error on files |
-//! | `margin` | duration | a tenth of the ttl, or the least margin | [`margin`](crate::LockRequest::margin); an error on local files |
+//! | `margin` | duration | a tenth of the ttl, or the least one | [`margin`]; an error on local files |
 //! | `renew` | `auto`, `manual` or a duration | `auto` | [`Renew`](crate::Renew) |
 //! | `grace` | duration | 0s | [`grace`](crate::LockRequest::grace) |
 //! | `owner` | text | `host:pid-random` | [`owner`](crate::LockRequest::owner) |
@@ -40,6 +40,8 @@
 //! | `spread` | duration | `0s` | [`spread`](crate::LockRequest::spread) |
 //! | `hand_over` | 0 to 1000 | 0 | [`hand_over`](crate::LockRequest::hand_over); needs the capability `hand-over` |
 //! | `require` | [capabilities](crate::Capability), with commas | none | [`require`](crate::LockerBuilder::require) |
+//!
+//! [`margin`]: crate::LockRequest::margin
 //!
 //! A duration consists of numbers with units, `ms`, `s`, `m`, `h` or `d`: `250ms`, `30s`, `1h30m`.
 //! Other options belong to the store; its page lists them. An option that the store does not know,

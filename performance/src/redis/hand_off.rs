@@ -115,8 +115,8 @@ fn on(flavor: Flavor, effort: Effort) -> Table {
         all.push((name, (0..effort.rounds(ROUNDS_OF_POLLERS)).map(|_| pair.once(&runtime)).collect()));
     }
     let trip = median(&trips);
-    let mut table =
-        Table::new(format!("Redis hand-off, {}", flavor.name()), &["median, µs", "99th percentile, µs", "round trips"]);
+    let columns = ["median, µs", "99th percentile, µs", "round trips"];
+    let mut table = Table::new(format!("Redis hand-off, {}", flavor.name()), &columns);
     for (name, times) in [("one round trip", trips)].into_iter().chain(all) {
         let middle = median(&times);
         table.row(name, [middle, percentile(&times, 99), middle / trip].map(figure));
