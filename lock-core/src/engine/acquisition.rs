@@ -75,26 +75,26 @@ impl PendingAcquire {
         (self.unanswered, self.unusable) = (Some(from), Some(Box::new(lease)));
     }
 
-    /// Returns `true` if a lease that no guard can have is still to be released.
-    pub(crate) fn has_unusable(&self) -> bool {
-        self.unusable.is_some()
-    }
-
     /// Sends the release of the previous guard with the next attempt. If `declined`, that guard has
     /// to release.
-    pub(crate) fn follow(&mut self, mut release: PendingRelease, declined: bool) {
+    pub(crate) fn follow(&mut self, release: Box<PendingRelease>, declined: bool) {
+        self.before = Some(release);
         if declined {
-            drop(release.decline());
+            self.leave_release();
         }
-        self.before = Some(Box::new(release));
+    }
+
+    /// Leaves the release of the previous guard to that guard.
+    pub(crate) fn leave_release(&mut self) {
+        drop(self.before.as_mut().and_then(|before| before.decline()));
     }
 
     /// Waits until the previous guard has released, unless the next attempt does that. Otherwise
     /// the attempt could find the lock of this process.
     pub(crate) async fn wait_for_release(&mut self, left: Option<Duration>) {
         let Some(before) = self.before.take_if(|before| !before.is_unsent()) else { return };
-        // The task of that guard may not run. Its lease ends then.
-        let limit = self.request.ttl.max(4 * self.attempt_timeout);
+        // The task of that guard may not run. Then its lease has ended in the store by this time.
+        let limit = before.ttl.max(4 * self.attempt_timeout);
         drop(timeout(left.map_or(limit, |left| left.min(limit)), before.ended()).await);
     }
 
@@ -127,24 +127,31 @@ impl PendingAcquire {
     /// Prepares the next attempt, within `left`: releases a late grant whose release has not been
     /// confirmed. Otherwise this process, under a new id, would contend with its own lock.
     pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
-        if let Some(lease) = self.unusable.as_deref().cloned() {
-            let limit = self.limit(left);
-            let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;
-            if let Err(error) = answer.unwrap_or_else(|_| Err(no_reply(limit))) {
-                return Err(error.with_ambiguous(true).with_operation(Operation::Acquire).with_name(&lease.name));
-            }
-            self.begin_anew();
-        } else if self.request.id == LeaseId::NONE {
+        self.release_unusable(left).await?;
+        if self.request.id == LeaseId::NONE {
             // Not earlier, because a random number is a system call. None is drawn in advance:
             // copies of a virtual machine would share it.
-            self.begin_anew();
+            Arc::make_mut(&mut self.request).id = LeaseId::random();
         }
         Ok(())
     }
 
+    /// Releases a lease that no guard can have, within `left`. The next attempt then has a new id.
+    /// Returns whether there was one.
+    pub(crate) async fn release_unusable(&mut self, left: Option<Duration>) -> Result<bool, Error> {
+        let Some(lease) = self.unusable.as_deref().cloned() else { return Ok(false) };
+        let limit = self.limit(left);
+        let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;
+        if let Err(error) = answer.unwrap_or_else(|_| Err(no_reply(limit))) {
+            return Err(error.with_ambiguous(true).with_operation(Operation::Acquire).with_name(&lease.name));
+        }
+        self.begin_anew();
+        Ok(true)
+    }
+
     fn begin_anew(&mut self) {
         (self.unanswered, self.unusable, self.may_arrive_late) = (None, None, false);
-        Arc::make_mut(&mut self.request).id = LeaseId::random();
+        Arc::make_mut(&mut self.request).id = LeaseId::NONE;
     }
 
     fn limit(&self, left: Option<Duration>) -> Duration {
@@ -209,7 +216,8 @@ impl PendingAcquire {
     /// Notes after an answer that the lock of the previous guard is released. That guard may not
     /// know yet, or not run any more.
     fn note_release_before(&mut self, is_granted: bool) {
-        // A release that is still here was in the request. A grant shows any release.
+        // The request has carried a release that is still pending here. A grant proves any earlier
+        // release.
         if (self.before.take().is_some() || is_granted)
             && let Some(turn) = &mut self.turn
         {

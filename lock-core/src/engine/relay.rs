@@ -32,6 +32,8 @@ const GIVES_WAY: Duration = Duration::from_millis(1);
 pub(crate) struct PendingRelease {
     /// `None` once the request is sent, or the guard has to release by itself.
     unsent: Option<Unsent>,
+    /// The ttl of the lease, which ends by then if the guard does not run.
+    pub(crate) ttl: Duration,
     /// Ends with the turn of the guard.
     ended: oneshot::Receiver<Infallible>,
 }
@@ -154,7 +156,8 @@ impl PendingRelease {
     pub(crate) fn new(lease: Lease) -> (Self, Relaying) {
         let (sender, sent) = oneshot::channel();
         let (ends, ended) = oneshot::channel();
-        (Self { unsent: Some(Unsent { lease, sent: sender }), ended }, Relaying { sent, ends })
+        let ttl = lease.ttl;
+        (Self { unsent: Some(Unsent { lease, sent: sender }), ttl, ended }, Relaying { sent, ends })
     }
 
     /// Leaves the release to the guard, once the result is dropped.

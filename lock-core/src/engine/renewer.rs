@@ -1,5 +1,9 @@
 //! The task of a `Locker` that renews all its leases and ends those that could not be renewed.
 
+mod stand_by;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
@@ -62,9 +66,12 @@ struct Schedule {
     left: Vec<LeaseLeft>,
     running: bool,
     sleeping_until: Option<Instant>,
-    /// The runtimes on which holds were acquired, or are waited for. When one ends, and the task
-    /// with it, the task starts on another one.
+    /// The runtimes on which holds were acquired. When one ends, and the task with it, the task
+    /// starts on another one.
     runtimes: Vec<Handle>,
+    /// The runtimes on which requests wait for their turn, and how many do. The task starts there
+    /// if no runtime of a hold is left.
+    waiting: Vec<(Handle, usize)>,
 }
 
 impl Renewer {
@@ -124,20 +131,6 @@ impl Renewer {
         if starts {
             self.start(runtime);
         }
-    }
-
-    /// Notes the runtime of a waiter. The task moves there if its own runtime ends. Otherwise the
-    /// waiter could be behind a guard that no task ends.
-    pub(crate) fn stand_by(self: &Arc<Self>, runtime: Id) {
-        let mut schedule = self.schedule();
-        if schedule.runtimes.iter().any(|known| known.id() == runtime) {
-            return;
-        }
-        let runtime = Handle::current();
-        schedule.runtimes.push(runtime.clone());
-        drop(schedule);
-        // The other one may have ended just now.
-        self.revive(&runtime);
     }
 
     fn start(self: &Arc<Self>, runtime: &Handle) {
@@ -309,8 +302,8 @@ impl Schedule {
 }
 
 /// The running task of a renewer. Its drop records the end of the task, even if the runtime drops
-/// it before its first poll. The task then starts on another runtime that acquired locks, or with
-/// the next request.
+/// it before its first poll. The task then starts on another runtime that acquired locks or waits
+/// for one, or with the next request.
 struct Running {
     renewer: Arc<Renewer>,
     runtime: Id,
@@ -328,9 +321,11 @@ impl Drop for Running {
         schedule.sleeping_until = None;
         self.renewer.interrupted.store(true, Ordering::Release);
         self.renewer.detector.stop();
-        // Each end removes one runtime from the list, so a series of ended runtimes terminates.
+        // Both lists lose the runtime, so a series of ended runtimes terminates.
         schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
-        let next = schedule.runtimes.last().cloned();
+        schedule.waiting.retain(|(runtime, _)| runtime.id() != self.runtime);
+        let waiting = schedule.waiting.last().map(|(runtime, _)| runtime);
+        let next = schedule.runtimes.last().or(waiting).cloned();
         drop(schedule);
         if let Some(next) = next {
             self.renewer.revive(&next);
@@ -362,8 +357,9 @@ async fn run(mut running: Running) {
         }
         tokio::select! {
             biased;
-            () = renewer.wake.notified() => {}
+            // First, because hand-overs may wake the task in each round.
             Some(()) = renewals.next(), if !renewals.is_empty() => {}
+            () = renewer.wake.notified() => {}
             () = tokio::time::sleep_until(until) => {}
         }
     }

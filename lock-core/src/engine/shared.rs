@@ -262,7 +262,7 @@ struct EndsTurn {
 impl Drop for EndsTurn {
     fn drop(&mut self) {
         if self.hold.forked().is_none() {
-            self.hold.end_series(|| self.shared.pace());
+            self.hold.note_end(|| self.shared.pace());
             self.hold.end_turn();
         }
     }

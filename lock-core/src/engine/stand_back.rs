@@ -126,7 +126,7 @@ impl Others {
     }
 
     /// Records that the lock is free again for others.
-    pub(crate) fn note_release(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         if let Some(now) = &mut self.now
             && let Some(since) = now.held_since.take()
         {

@@ -57,7 +57,7 @@ pub(super) struct AcquireLoop {
 enum Before {
     Nothing,
     /// The release of the previous guard.
-    Release(PendingRelease),
+    Release(Box<PendingRelease>),
     /// A lease of this process that does not serve the request, which has to release it.
     Lease(Arc<LeaseState>),
 }
@@ -159,7 +159,7 @@ impl AcquireLoop {
     fn take_over(&self, turn: &mut Option<Turn>) -> Result<Guard, Before> {
         let queued = match turn.as_mut().and_then(Turn::accept) {
             None => return Err(Before::Nothing),
-            Some(Accepted::Release(release)) => return Err(Before::Release(release)),
+            Some(Accepted::Release(release)) => return Err(Before::Release(Box::new(release))),
             Some(Accepted::Lease(queued)) => queued,
         };
         let (now, options) = (self.shared.clock.now(), self.options());
@@ -241,8 +241,9 @@ impl AcquireLoop {
         }
         let queues = &self.shared.queues;
         let observer = &self.observers.on_contention;
+        let mut stands_by = None;
         let queued = queues.enter(&self.name, || {
-            self.shared.renewer.stand_by(self.runtime);
+            stands_by = Some(self.shared.renewer.stand_by(self.runtime, self.shared.process));
             if let Some(observer) = observer {
                 observer(&queues.holder(&self.name));
             }
@@ -251,6 +252,7 @@ impl AcquireLoop {
             None => Some(queued.await),
             Some(left) => tokio::time::timeout(left, queued).await.ok(),
         };
+        drop(stands_by);
         if turn.is_none() {
             return Ok(TryAcquire::Contended(queues.holder(&self.name)));
         }

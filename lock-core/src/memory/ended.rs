@@ -8,7 +8,7 @@ use crate::types::{LeaseId, LockName};
 const REMEMBERED: usize = 1_000;
 
 /// The last acquisitions that a client released or an operator broke. A request of one of them is
-/// late: no client waits for its lock, and none would renew or release it.
+/// late: its client has ended the acquisition, and would neither renew nor release the lock.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     names: BTreeMap<LeaseId, LockName>,

@@ -2,6 +2,7 @@
 
 mod between_guards;
 mod between_processes;
+mod slow_to_wake;
 mod standing_back;
 
 use std::{pin::Pin, sync::Arc};

@@ -167,14 +167,19 @@ fn a_signal_keeps_no_turn_after_the_end_of_a_runtime() {
 #[cfg(feature = "tokio-util")]
 #[test]
 fn a_cancellation_token_is_cancelled_with_its_runtime() {
-    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (guard, token) = first.block_on(async {
-        let guard = Fixture::new().guard().await;
-        let token = guard.loss_signal().cancellation_token();
-        (guard, token)
-    });
-    assert!(!token.is_cancelled());
-    drop(first);
-    assert!(token.is_cancelled(), "no task would tell of a loss");
-    drop(guard);
+    for is_polled in [false, true] {
+        let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (guard, token) = first.block_on(async {
+            let guard = Fixture::new().guard().await;
+            let token = guard.loss_signal().cancellation_token();
+            if is_polled {
+                tokio::task::yield_now().await;
+            }
+            (guard, token)
+        });
+        assert!(!token.is_cancelled());
+        drop(first);
+        assert!(token.is_cancelled(), "no task would tell of a loss; polled: {is_polled}");
+        drop(guard);
+    }
 }

@@ -317,3 +317,15 @@ async fn a_guard_that_does_not_run_keeps_no_later_waiter_out() {
     assert!(release.await.is_ok());
     relays.holds_alone(last.unwrap(), "after a guard that did not run").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_ttl_of_a_guard_that_does_not_run_bounds_the_wait() {
+    let relays = Relays::new();
+    let guard = relays.fixture.guard().await;
+    let waiter = relays.waiter(|request| request.mode(Mode::Shared).ttl(secs(24 * 3600)));
+    let mut release = Box::pin(guard.release());
+    assert!((&mut release).now_or_never().is_none());
+    let next = tokio::time::timeout(4 * TTL, waiter).await.expect("the lease of the guard has ended").unwrap();
+    assert!(release.await.is_ok());
+    relays.holds_alone(next, "after a guard that did not run").await;
+}

@@ -201,3 +201,27 @@ fn a_waiter_that_was_first_outlasts_a_guard_of_an_ended_runtime() {
     guard.check().unwrap_err();
     second.block_on(release(next.unwrap()));
 }
+
+#[test]
+fn a_waiter_outlasts_a_guard_after_a_time_without_leases() {
+    let (first, second) = (runtime(), runtime());
+    let fixture = first.block_on(async { Fixture::with(|b| b.renew(Renew::Manual)) });
+    let other = first.block_on(fixture.other().acquire(NAME)).unwrap();
+    let mut waiters = [(); 2].map(|()| Box::pin(fixture.locker.lock(NAME).acquire()));
+    for (waiter, runtime) in waiters.iter_mut().zip([&first, &second]) {
+        runtime.block_on(async { assert!(waiter.now_or_never().is_none(), "the lock is held") });
+    }
+    let [next, last] = waiters;
+    let guard = first.block_on(async {
+        release(acquired(fixture.locker.try_acquire("another").await)).await;
+        // The renewal task ends, because this process holds no lease.
+        sleep(secs(5)).await;
+        let (released, next) = tokio::join!(other.release(), next);
+        released.unwrap();
+        next.unwrap()
+    });
+    drop(first);
+    let last = second.block_on(async { tokio::time::timeout(2 * TTL, last).await.expect("the guard's lease ends") });
+    guard.check().unwrap_err();
+    second.block_on(release(last.unwrap()));
+}

@@ -47,11 +47,11 @@ impl LeaseState {
     }
 
     /// Records the end of a lease: of a series, or of a guard that was granted early.
-    pub(crate) fn end_series(&self, pace: impl FnOnce() -> Pace) {
+    pub(crate) fn note_end(&self, pace: impl FnOnce() -> Pace) {
         let state = self.state();
         let Some(turn) = state.turn.as_ref().filter(|_| state.limits.hands_over) else { return };
         if !self.hands_over {
-            turn.with_others(Others::note_release);
+            turn.with_others(Others::go_on);
         } else if turn.has_waiters() {
             let pace = pace();
             turn.with_others(|others| others.note_end_of_series(pace));

@@ -23,11 +23,15 @@ impl Contender<'_> {
     async fn stand_back(&mut self, wait: Option<Duration>) -> Option<Box<dyn Watch>> {
         // Others can have their turn only after the release of a lease that does not serve this
         // request. After an error the first attempt releases it.
-        let ends_series = self.pending.has_unusable();
-        let _ = self.pending.prepare(self.acquiring.time_left(wait)).await;
-        if ends_series && let Some(turn) = &self.pending.turn {
+        let ends_series = matches!(self.pending.release_unusable(self.acquiring.time_left(wait)).await, Ok(true));
+        let turn = self.pending.turn.as_ref()?;
+        if ends_series {
             turn.with_others(|others| others.note_end_of_series(self.acquiring.shared.pace()));
         }
+        turn.with_others(|others| others.stands_back())?;
+        // The same of the release of the previous guard, which moves the end.
+        self.pending.leave_release();
+        self.pending.wait_for_release(self.acquiring.time_left(wait)).await;
         let stand_back = self.pending.turn.as_ref()?.with_others(|others| others.stands_back())?;
         let rest = stand_back.until.saturating_duration_since(Instant::now());
         // Half of the wait is left for attempts.

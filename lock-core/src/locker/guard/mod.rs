@@ -72,7 +72,8 @@ use crate::{
 ///
 /// Clones of a [`Locker`](crate::Locker) share this task, also on several runtimes. A
 /// current-thread runtime outside of `block_on` runs no task, so it can stop the renewals of all of
-/// them. Use a `Locker` for each runtime, or drive the first one until it is dropped.
+/// them. Use one `Locker` for each runtime. Or drive every runtime that uses it, until
+/// that runtime is dropped.
 ///
 /// A blocked runtime does not wake [`lost`](Self::lost), [`run`](Self::run) or other waiters. The
 /// validity still ends in time, but only calls that read the clocks, such as

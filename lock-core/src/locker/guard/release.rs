@@ -82,7 +82,7 @@ impl Guard {
             None => timeout(limit, hold.requests.lock()).await.ok(),
         };
         let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
-        self.hold.end_series(|| self.shared.pace());
+        self.hold.note_end(|| self.shared.pace());
         self.hold.end_turn();
         if in_doubt && matches!(answer, Release::NotHeld(_)) {
             // By the request of the waiter, whose reply was lost.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use super::{Waiter, between_processes::SlowToWake, next, queued};
+use super::{Waiter, next, queued, slow_to_wake::SlowToWake};
 use crate::fixture::*;
 use futures_util::poll;
 use lock_core::{
@@ -119,6 +119,22 @@ async fn a_short_wait_leaves_the_rest_to_the_next_waiter() {
     let released = Instant::now();
     let guard = next.await.unwrap();
     assert_close(released.elapsed(), STANDS_BACK - ms(20) + ACQUIRE);
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_does_not_wait_for_a_waiter_that_stands_back() {
+    let Met { locker, other, guard, .. } = Met::at(wakes().with_relays()).await;
+    let mut short = pin!(locker.lock(NAME).acquire_within(ms(40)));
+    assert!(poll!(short.as_mut()).is_pending());
+    release(guard).await;
+    let guard = acquired(short.await);
+    let [second, third] = queued([(); 2].map(|()| locker.lock(NAME)));
+    let second = tokio::spawn(second);
+    release(guard).await;
+    // The time for others goes on, so the lock is free for them.
+    release(acquired(other.try_acquire(NAME).await)).await;
+    let guard = next(second.await.unwrap().unwrap(), third).await;
     release(guard).await;
 }
 
