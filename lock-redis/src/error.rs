@@ -24,7 +24,10 @@ pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
     // An invalid reply proves nothing.
     let invalid = matches!(error.kind(), redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType);
-    let unanswered = error.is_io_error() || invalid || kind == ErrorKind::Timeout || is_in_script(&error, retryable);
+    // A proxy reports a lost server by a text of its own, also after the script has run.
+    let unknown = kind == ErrorKind::Other;
+    let unanswered =
+        error.is_io_error() || invalid || unknown || kind == ErrorKind::Timeout || is_in_script(&error, retryable);
     let unsure = match phase {
         Phase::Connect => false,
         Phase::Request => unanswered,
@@ -116,11 +119,20 @@ mod tests {
             ("DENIED Redis is running in protected mode", ErrorKind::PermissionDenied, false),
             ("ERR unknown command 'HELLO'", ErrorKind::Unsupported, false),
             ("UNBLOCKED force unblock from blocking operation, instance state changed", ErrorKind::Unavailable, true),
-            ("ERR something new", ErrorKind::Other, false),
         ] {
             let error = translate(server(line), Phase::Request);
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{line}");
             assert!(!error.is_ambiguous(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_reply_leaves_open_whether_it_was_done() {
+        // Of proxies whose server went away after the request was sent, and of no known server.
+        for line in ["ERR Connection timed out", "upstream failure", "ERR something new"] {
+            let error = translate(server(line), Phase::Request);
+            assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Other, true), "{line}");
+            assert!(!translate(server(line), Phase::Connect).is_ambiguous(), "{line}");
         }
     }
 
