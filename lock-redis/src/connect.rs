@@ -232,6 +232,8 @@ impl Connector {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(*connect_timeout)
                     .response_timeout(*timeout)
+                    // No request is repeated after its timeout.
+                    .overall_response_timeout(Some(*timeout))
                     // A redirection and a reconnect take one retry each. The core decides on
                     // further ones.
                     .retries(3)

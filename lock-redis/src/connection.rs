@@ -32,7 +32,7 @@ pub(crate) struct ConnectionSlot {
     connect_timeout: Duration,
     timeout: Duration,
     /// How many connections have ended, of all nodes.
-    pub(crate) ended: Arc<AtomicU64>,
+    pub(crate) ended_connections: Arc<AtomicU64>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
     /// Locked by the caller that connects; holds the last failure. Other callers wait for that
@@ -85,7 +85,7 @@ impl ConnectionSlot {
             connector,
             connect_timeout,
             timeout,
-            ended: Arc::default(),
+            ended_connections: Arc::default(),
             open: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             wakers: Arc::new(Wakers::new()),
@@ -286,7 +286,7 @@ impl ConnectionSlot {
     async fn connect(&self) -> Result<Arc<OpenConnection>, RedisError> {
         let ended = Arc::new(AtomicBool::new(false));
         let (wakers, flag, is_cluster) = (Arc::clone(&self.wakers), Arc::clone(&ended), self.connector.is_cluster());
-        let count = Arc::clone(&self.ended);
+        let count = Arc::clone(&self.ended_connections);
         let push = move |info: redis::PushInfo| {
             match info.kind {
                 // On a cluster only one node has disconnected.

@@ -112,6 +112,11 @@ impl Deployment {
             (AcquireOutcome::Contended(_), Some(_)) => self.connection.wakers.note(&lock, Standing::Queued, None),
             _ => {}
         }
+        if matches!(attempt, AcquireOutcome::Contended(_)) && sending.may_be_repeated() {
+            // An earlier copy may still arrive once the lock is free, so the core has to release
+            // its id.
+            return Err(repeated());
+        }
         Ok(attempt)
     }
 
@@ -235,8 +240,8 @@ impl Deployment {
         let answer = match answer {
             // The slot of the lock is moving to another cluster node, so a script may name only
             // keys that exist. A held lock and its token exist. Its waiters retry by themselves.
-            // It leaves no mark: the old node refuses a late acquire until the move ends, and
-            // redirects it afterwards.
+            // This release leaves no mark. The old node refuses a late acquire while the slot
+            // moves, and redirects it after the move.
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };

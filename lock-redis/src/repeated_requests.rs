@@ -20,7 +20,7 @@ pub(crate) struct Sending<'a> {
 impl ConnectionSlot {
     /// Notes that a request is about to be sent, to ask about repetitions after its answer.
     pub(crate) fn sending(&self) -> Sending<'_> {
-        Sending { connection: self, ended: self.ended.load(Ordering::Acquire) }
+        Sending { connection: self, ended: self.ended_connections.load(Ordering::Acquire) }
     }
 }
 
@@ -31,13 +31,13 @@ impl Sending<'_> {
     /// A node that redirects or refuses a request has not run it. After a timeout there is no
     /// repetition, because redis-rs then ends the whole request.
     pub(crate) fn may_be_repeated(&self) -> bool {
-        self.connection.is_cluster() && self.connection.ended.load(Ordering::Acquire) != self.ended
+        self.connection.is_cluster() && self.connection.ended_connections.load(Ordering::Acquire) != self.ended
     }
 }
 
 /// The error for an answer that does not tell what an earlier copy of the request did.
 pub(crate) fn repeated() -> Error {
-    let message = "the connection to Redis was lost before the reply, and the answer to the repeated request does not \
-        tell what the first one did; repeat it, or look at the lock";
+    let message = "a connection to the Redis cluster ended during the request, and its last answer does not tell \
+        whether an earlier copy had an effect; repeat the request, or look at the lock";
     Error::new(ErrorKind::Unavailable, message)
 }

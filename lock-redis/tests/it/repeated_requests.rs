@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lock_core::{
-    Mode,
+    Mode, TryAcquire,
     backend::{AcquireOutcome, Admin as _, Backend as _, Break, Release},
 };
 use lock_redis::RedisBackend;
@@ -15,7 +15,7 @@ use test_support::{
     until,
 };
 
-use crate::fixture::{Fixture, LONG, granted, locker, reader, released, request};
+use crate::fixture::{Fixture, LONG, granted, locker, reader, refused, released, request};
 
 /// A client that waits on a busy machine too. Its requests end only with their connection.
 fn client_of(fixture: &Fixture) -> RedisBackend {
@@ -114,4 +114,24 @@ async fn the_release_of_a_repeated_acquire_leaves_a_mark() {
         let marks = command(fixture.ports[0], &["EXISTS", &mark]).unwrap();
         assert_eq!(marks == ":1\r\n", repeated, "repeated: {repeated}, {marks}");
     }
+}
+
+/// The first copy may arrive once the holder has released.
+#[tokio::test]
+// verifies: late-request, P5
+async fn a_refused_request_that_was_repeated_leaves_a_mark() {
+    let fixture = Fixture::cluster().await;
+    let through = client_of(&fixture);
+    let (lease, _) = granted(&fixture.direct, &request(JOB, LONG)).await;
+    // Loads the scripts.
+    refused(&through, &request(JOB, LONG)).await;
+    let before = fixture.requests_run();
+    let arrived = async || fixture.requests_run() > before;
+    let locker = locker(through.clone(), LONG);
+    let attempt = without_reply(&fixture, arrived, locker.lock(JOB).try_acquire()).await.unwrap();
+    assert!(matches!(attempt, TryAcquire::Contended(_)), "{attempt:?}");
+    locker.wait_idle().await;
+    let marks = command(fixture.ports[0], &["KEYS", &format!("onelock:{{{JOB}}}:g:*")]).unwrap();
+    assert!(marks.starts_with("*1\r\n"), "the first copy may still arrive: {marks}");
+    released(&fixture.direct, &lease).await;
 }
