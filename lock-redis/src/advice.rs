@@ -6,6 +6,8 @@ use redis::{RedisError, ServerErrorKind};
 use crate::error::Phase;
 
 const NO_RIGHT: &str = "the Redis user lacks a permission; the README of lock-redis lists the ACL rules";
+const REJECTED: &str = "Redis rejected this user and password; check both";
+const NO_RESP3: &str = "this server does not support RESP3; use Redis 6.0 or Valkey 7.2, or later";
 
 /// The known error replies: code or part of the text, kind, whether a retry can help, and advice.
 const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
@@ -34,7 +36,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         false,
         "Redis requires a password; add user and password to the configuration",
     ),
-    ("WRONGPASS", ErrorKind::PermissionDenied, false, "Redis rejected this user and password; check both"),
+    ("WRONGPASS", ErrorKind::PermissionDenied, false, REJECTED),
     ("NOPERM", ErrorKind::PermissionDenied, false, NO_RIGHT),
     // Both are about a command in a script: Redis 7.2 and Valkey, then older servers.
     ("ACL failure", ErrorKind::PermissionDenied, false, NO_RIGHT),
@@ -119,12 +121,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         false,
         "this server lacks a command that locks need; use Redis 6.0 or Valkey 7.2, or later",
     ),
-    (
-        "NOPROTO",
-        ErrorKind::Unsupported,
-        false,
-        "this server does not support RESP3; use Redis 6.0 or Valkey 7.2, or later",
-    ),
+    ("NOPROTO", ErrorKind::Unsupported, false, NO_RESP3),
     (
         "DB index is out of range",
         ErrorKind::Config,
@@ -155,14 +152,8 @@ pub(crate) fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, St
             let advice = "Redis refused the connection; check that it is running, and check host and port";
             (ErrorKind::Unavailable, true, advice.into())
         }
-        redis::ErrorKind::AuthenticationFailed => {
-            (ErrorKind::PermissionDenied, false, "Redis rejected this user and password; check both".into())
-        }
-        redis::ErrorKind::RESP3NotSupported => (
-            ErrorKind::Unsupported,
-            false,
-            "this server does not support RESP3; use Redis 6.0 or Valkey 7.2, or later".into(),
-        ),
+        redis::ErrorKind::AuthenticationFailed => (ErrorKind::PermissionDenied, false, REJECTED.into()),
+        redis::ErrorKind::RESP3NotSupported => (ErrorKind::Unsupported, false, NO_RESP3.into()),
         redis::ErrorKind::InvalidClientConfig | redis::ErrorKind::EmptySentinelList => {
             (ErrorKind::Config, false, "these connection settings are invalid".into())
         }

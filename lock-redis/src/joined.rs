@@ -84,7 +84,7 @@ impl Deployment {
         let holder = match self.holders(&call).await {
             // Without a holder, all of them have released the lock since. It was held when asked.
             Ok(holder) => holder.unwrap_or_default(),
-            // A user whose rules name exclusive locks only must not fail where it has to wait.
+            // The lock is held, so a user who may not read the holders is refused like any other.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 tracing::debug!(name = %request.name, %error, "the holders of a lock cannot be read");
                 seen.with_foreign("several holders that this Redis user may not read".to_owned())

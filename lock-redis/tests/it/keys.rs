@@ -9,7 +9,7 @@ use lock_core::{
 };
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, client, granted, name, reader, refused, released, request};
+use crate::fixture::{LONG, calls, client, granted, left, name, reader, refused, released, request};
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);
@@ -18,9 +18,8 @@ fn keys(server: &RedisServer) -> Vec<String> {
     keys
 }
 
-fn left(server: &RedisServer, key: &str) -> Duration {
-    let reply = server.command(&["PTTL", key]);
-    let millis = reply.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{key} never expires"));
+fn life(server: &RedisServer, key: &str) -> Duration {
+    let millis = left(server, key).try_into().unwrap_or_else(|_| panic!("{key} never expires"));
     Duration::from_millis(millis)
 }
 
@@ -142,7 +141,7 @@ async fn a_released_lock_leaves_its_token_for_30_days() {
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(keys(&server), ["onelock:{job}:t"]);
     let day = Duration::from_secs(24 * 3600);
-    assert!(left(&server, "onelock:{job}:t") > 29 * day && left(&server, "onelock:{job}:t") <= 30 * day);
+    assert!(life(&server, "onelock:{job}:t") > 29 * day && life(&server, "onelock:{job}:t") <= 30 * day);
 }
 
 #[tokio::test]
@@ -161,7 +160,7 @@ async fn every_key_expires() {
     refused(&backend, &request("job", LONG)).await;
     assert_eq!(keys(&server).len(), 5, "lock, token, queue, the mark of an unknown id and the trace of a break");
     for key in keys(&server) {
-        assert!(left(&server, &key) > Duration::ZERO, "{key}");
+        assert!(life(&server, &key) > Duration::ZERO, "{key}");
     }
 }
 
@@ -173,7 +172,7 @@ async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
     granted(&backend, &request).await;
     server.command(&["PEXPIRE", "onelock:{job}", "60000"]);
     assert!(granted(&backend, &request).await.1.already_ours);
-    assert!(left(&server, "onelock:{job}") > LONG / 2);
+    assert!(life(&server, "onelock:{job}") > LONG / 2);
 }
 
 #[tokio::test]
@@ -235,7 +234,7 @@ async fn a_token_in_use_gets_its_whole_lifetime_again() {
         server.command(&["SETRANGE", key, "0", &minted.to_string()]);
         server.command(&["PEXPIRE", key, "60000"]);
         let (lease, _) = granted(&backend, &request("job", LONG)).await;
-        assert!(left(&server, key) > 29 * day, "minted {minted}: {:?}", left(&server, key));
+        assert!(life(&server, key) > 29 * day, "minted {minted}: {:?}", life(&server, key));
         assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
 }
@@ -351,7 +350,7 @@ async fn a_raised_token_changes_no_other_holder_and_no_end() {
         let holder = backend.inspect(&held.name).await.unwrap().unwrap();
         assert_eq!((holder.version, holder.token), (Some(held.id.to_string()), Some(raised)));
         // The key of a lock with several holders expires with the next whole millisecond.
-        assert!(left(&server, "onelock:{job}") <= LONG + Duration::from_millis(1));
+        assert!(life(&server, "onelock:{job}") <= LONG + Duration::from_millis(1));
         if lost {
             server.command(&["DEL", "onelock:{job}:t"]);
         }

@@ -31,3 +31,4 @@ mod slot_moves;
 mod standalone;
 mod tls;
 mod waiting;
+mod waiting_marks;

@@ -13,7 +13,7 @@ use lock_core::{
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use test_support::{Direction, lost_messages::Network as _, redis::RedisServer, until};
 
-use crate::fixture::{self, Fixture, LONG, client, granted, name, refused, request};
+use crate::fixture::{self, Fixture, LONG, client, granted, left, name, refused, request};
 
 static SERVERS: OnceLock<Vec<RedisServer>> = OnceLock::new();
 
@@ -135,8 +135,7 @@ async fn servers_keep_a_lock_longer_than_its_promised_ttl() {
     let (lease, _) = granted(&backend, &request("job", LONG)).await;
     let longer = || {
         servers.iter().all(|server| {
-            let reply = server.command(&["PTTL", "onelock:{job}"]);
-            let left: u64 = reply.trim().trim_start_matches(':').parse().unwrap();
+            let left = left(server, "onelock:{job}").try_into().unwrap();
             // The two requests between take less than half of the difference.
             Duration::from_millis(left) > LONG + LONG / 200
         })

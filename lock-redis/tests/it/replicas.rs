@@ -10,7 +10,7 @@ use lock_core::{
 use lock_redis::RedisBackend;
 use test_support::{redis::RedisServer, until};
 
-use crate::fixture::{self, LONG, at, client, granted, name, reader, refused, request};
+use crate::fixture::{self, LONG, at, granted, name, reader, refused, request};
 
 static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
 
@@ -86,7 +86,7 @@ async fn a_raised_token_is_confirmed_by_the_replica() {
         let larger = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
         replica.daemon().freeze();
         let error = backend.advance_token(&lease, larger).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{error}");
+        assert!(error.is_ambiguous() && error.is_retryable(), "{error}");
         let never = fixture::request(request.name.as_str(), LONG).with_mode(request.mode).lease(None);
         assert!(!backend.advance_token(&never, larger).await.unwrap(), "it holds nothing, whatever the replica has");
         replica.daemon().thaw();
@@ -105,7 +105,8 @@ async fn a_loss_is_told_though_no_replica_confirms() {
         let (lost, _) = granted(&backend, &request_of("job")).await;
         let (held, _) = granted(&backend, &request_of("other")).await;
         replica.daemon().freeze();
-        let broken = client(primary.addr()).break_lock(&lost.name, &lost.id.to_string(), "alice").await;
+        let operator = RedisBackend::new(at(primary.addr()).timeout(Duration::from_secs(20))).unwrap();
+        let broken = operator.break_lock(&lost.name, &lost.id.to_string(), "alice").await;
         assert_eq!(broken.unwrap(), Break::Broken);
         let renewals = backend.renew_many(&[lost, held.clone()]).await;
         let [Ok(Renewal::Lost(reason)), Err(error)] = &renewals[..] else { panic!("{renewals:?}") };

@@ -16,8 +16,8 @@ local function mode_of_place(place) return string.match(place, '^%d+ %S+ (%S+) '
 
 local function member_of(id, place) return (string.match(place, '^%d+ (%S+)') or '') .. ' ' .. id end
 
--- Ends a place. Returns whether there was one. Without a place it needs no right that only fair
--- requests have.
+-- Ends a place. Returns whether there was one. If there is no place, a user without the rights
+-- of fair requests may call it too.
 local function end_place(queue, places, waiters, id)
   if redis.call('ZREM', queue, id) == 0 then return false end
   local place = redis.call('HGET', places, id)

@@ -3,6 +3,8 @@
 -- ARGV of such a request: id, mode, owner, ttl in ms, stamp. If there are several holders, it is
 -- noted, unless it arrived after the release of its id.
 local mode = mode_of(KEYS[1])
+-- Before the mark: a user who may not read the holders must leave none.
+local holders = state(KEYS[1], KEYS[2], mode)
 if mode and KEYS[3] then
   local found = redis.call('MGET', KEYS[3], KEYS[4], KEYS[5])
   local waiting = found[1] and string.match(found[1], '^%x+ [sxp]%d* ')
@@ -12,4 +14,4 @@ if mode and KEYS[3] then
     set_mark(KEYS[3], waiting and found[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
   end
 end
-return state(KEYS[1], KEYS[2], mode)
+return holders
