@@ -1,5 +1,6 @@
 //! The task of a `Locker` that renews all its leases and ends those that could not be renewed.
 
+mod runtimes;
 mod stand_by;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::runtimes::Runtimes;
 use crate::{
     backend::{Backend, StoreTimings},
     engine::{
@@ -66,9 +68,7 @@ struct Schedule {
     left: Vec<LeaseLeft>,
     running: bool,
     sleeping_until: Option<Instant>,
-    /// The runtimes on which holds were acquired. When one ends, and the task with it, the task
-    /// starts on another one.
-    runtimes: Vec<Handle>,
+    runtimes: Runtimes,
     /// The runtimes on which requests wait for their turn, and how many do. The task starts there
     /// if no runtime of a hold is left.
     waiting: Vec<(Handle, usize)>,
@@ -96,9 +96,7 @@ impl Renewer {
             schedule.rebuild(now, Instant::now());
         }
         let runtime = Handle::current();
-        if schedule.runtimes.iter().all(|known| known.id() != runtime.id()) {
-            schedule.runtimes.push(runtime.clone());
-        }
+        schedule.runtimes.note(&runtime);
         let early = due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until));
         let starts = schedule.starts();
         drop(schedule);
@@ -322,7 +320,7 @@ impl Drop for Running {
         self.renewer.interrupted.store(true, Ordering::Release);
         self.renewer.detector.stop();
         // Both lists lose the runtime, so a series of ended runtimes terminates.
-        schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
+        schedule.runtimes.remove(self.runtime);
         schedule.waiting.retain(|(runtime, _)| runtime.id() != self.runtime);
         let waiting = schedule.waiting.last().map(|(runtime, _)| runtime);
         let next = schedule.runtimes.last().or(waiting).cloned();
