@@ -100,3 +100,52 @@ fn summary(report: &Value) -> String {
         report["violations"]
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn output(code: i32, report: &Value) -> Output {
+        let (stdout, stderr) = (report.to_string().into_bytes(), b"the store cannot be reached".to_vec());
+        Output { status: ExitStatus::from_raw(code << 8), stdout, stderr }
+    }
+
+    fn complete() -> Value {
+        let counts = WANTED.iter().chain(&["queued"]).map(|what| ((*what).to_owned(), json!(1)));
+        Value::Object(counts.chain([("violations".to_owned(), json!(0))]).collect())
+    }
+
+    #[test]
+    fn a_complete_run_is_right() {
+        assert_eq!(judge(&output(0, &complete()), &["queued"]), None);
+    }
+
+    #[test]
+    fn a_failed_run_is_wrong_and_shows_its_report() {
+        let shown = judge(&output(1, &complete()), &["queued"]).unwrap();
+        assert!(shown.contains("\"violations\": 0"), "{shown}");
+    }
+
+    #[test]
+    fn a_run_without_a_fault_or_a_way_is_wrong() {
+        for what in WANTED.iter().chain(&["queued"]) {
+            for missing in [json!(0), Value::Null] {
+                let mut report = complete();
+                report[*what] = missing;
+                let shown = judge(&output(0, &report), &["queued"]);
+                assert_eq!(shown, Some(format!("the count of {what} is zero")));
+            }
+        }
+        assert_eq!(judge(&output(0, &complete()), &["cut_off"]), Some("the count of cut_off is zero".to_owned()));
+    }
+
+    #[test]
+    fn a_run_without_a_report_shows_its_error() {
+        let output = Output { stdout: Vec::new(), ..output(1, &Value::Null) };
+        assert_eq!(judge(&output, &[]), Some("the store cannot be reached".to_owned()));
+    }
+}
