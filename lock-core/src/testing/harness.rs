@@ -17,6 +17,9 @@ use crate::{
     types::{Error, Holder, Lease, LeaseId, LockName, Mode},
 };
 
+/// As many tokens as a store whose clock is a day ahead would be ahead of the others.
+pub(super) const A_DAY: u64 = 86_400_000_000;
+
 /// A precondition of a case.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Need {

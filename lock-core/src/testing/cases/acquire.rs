@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
     locker::Locker,
-    testing::harness::{Bench, acquire, admin, granted, granted_soon, refused, release},
+    testing::harness::{A_DAY, Bench, acquire, admin, granted, granted_soon, refused, release},
     types::{ErrorKind, FencingToken, LeaseId, LockName},
 };
 
@@ -179,8 +179,7 @@ pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) 
     let request = bench.request(&name);
     let (lease, _) = granted(&*a, &request).await;
     let token = lease.token.expect("fencing is declared");
-    // Far beyond any clock, as if from a store whose clock is a day ahead.
-    let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
+    let raised = FencingToken::new(token.get() + A_DAY).expect("a day more");
     match a.advance_token(&lease, raised).await {
         Ok(held) => assert!(held, "the lease holds the lock"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),

@@ -13,7 +13,7 @@ use crate::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Break, Capability, Lease, Release, Renewal},
     testing::{
         cases::chaos,
-        harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
+        harness::{A_DAY, Bench, acquire, admin, assert_not_held, granted, refused, release},
     },
     types::{ErrorKind, FencingToken, LockName, Mode},
 };
@@ -35,9 +35,6 @@ pub(super) use self::waiting::{
 const LONG_HOLD: Duration = Duration::from_secs(600);
 /// More tokens than there are microseconds between two grants, because a store may count these.
 const RESERVED: u32 = 100_000_000;
-/// As many tokens as a store whose clock is a day ahead would be ahead of the others.
-const A_DAY: u64 = 86_400_000_000;
-
 fn permit(of: u16) -> Mode {
     Mode::Permit { of: NonZeroU16::new(of).expect("not zero") }
 }
