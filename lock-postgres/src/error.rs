@@ -28,7 +28,13 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
         "this PostgreSQL accepts no writes: it is a standby, or default_transaction_read_only is on; connect to the \
          primary, or name all servers (postgres://HOST1,HOST2/DB) to find it",
     ),
-    ("40003", ErrorKind::Unavailable, true, true, "the server cannot tell whether the statement took effect"),
+    (
+        "40003",
+        ErrorKind::Unavailable,
+        true,
+        true,
+        "the server cannot tell whether the statement took effect; see its log",
+    ),
     (
         "40",
         ErrorKind::Unavailable,
@@ -161,7 +167,12 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
         return match known {
             Some((_, kind, retryable, unsure, advice)) => (*kind, *retryable, *unsure, (*advice).into()),
             // A pooler may report a lost server by a code of its own.
-            None => (ErrorKind::Other, false, true, "PostgreSQL, or a pooler before it, returned an error".into()),
+            None => (
+                ErrorKind::Other,
+                false,
+                true,
+                "PostgreSQL, or a pooler before it, returned an error; see its log".into(),
+            ),
         };
     }
     if let Some(advice) = own_limit(error).filter(|_| matches!(phase, Phase::Connect)) {
