@@ -20,8 +20,8 @@ const FACTS: &str = "select current_setting('server_version'), pg_is_in_recovery
     current_setting('server_encoding'), extract(epoch from clock_timestamp())::float8, \
     coalesce(current_setting('idle_session_timeout', true), '0'), \
     (select count(*) from pg_stat_replication), \
-    (select max(extract(epoch from clock_timestamp() - xact_start))::float8 from pg_stat_activity \
-        where backend_xmin is not null and pid <> pg_backend_pid())";
+    (select max(extract(epoch from clock_timestamp() - xact_start))::float8 \
+        from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid())";
 
 /// The rights that locks need. `has_table_privilege` refuses a table that is not there.
 const RIGHTS: &str = "select coalesce(string_agg(r, ', '), '') from unnest(array['SELECT', 'INSERT', 'UPDATE', \
@@ -173,7 +173,7 @@ fn clock(facts: &Facts) -> Finding {
 }
 
 async fn examine_table(table: &Table) -> Vec<Finding> {
-    let name = match table.place.wanted(&table.connection).await {
+    let name = match table.name.qualified_or_new(&table.connection).await {
         Ok(name) => name,
         Err(error) => return vec![unanswered("table", &error)],
     };

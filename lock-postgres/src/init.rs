@@ -40,10 +40,12 @@ const SHAPE: &str = "select c.relkind::text, c.relpersistence::text,
     (select array_agg(a.attname::text || ' ' || format_type(a.atttypid, a.atttypmod)
         || case when a.attnotnull then ' not null' else '' end)
         from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
-    exists (select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attname = 'name'
+    exists (select from pg_index i
+        join pg_attribute a on a.attrelid = c.oid and a.attname = 'name'
         where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
-    exists (select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attname = 'expires_at'
+    exists (select from pg_index i
+        join pg_attribute a on a.attrelid = c.oid and a.attname = 'expires_at'
         where i.indrelid = c.oid and a.attnum = any(i.indkey))
     from pg_class c where c.oid = to_regclass($1)";
 
@@ -111,14 +113,14 @@ impl Table {
         if self.shape().await?.is_some() {
             return Ok(false);
         }
-        let table = self.place.wanted(&self.connection).await?;
+        let table = self.name.qualified_or_new(&self.connection).await?;
         self.connection.query(&create(&table, self.config.schema), &[]).await?;
         Ok(true)
     }
 
     /// Compares the table with what the statements need. Returns `None` if there is no table.
     pub(crate) async fn shape(&self) -> Result<Option<Shape>, Error> {
-        let table = self.place.wanted(&self.connection).await?;
+        let table = self.name.qualified_or_new(&self.connection).await?;
         let rows = self.connection.query(SHAPE, &[(&table, Type::TEXT)]).await?.rows;
         let Some(row) = rows.first() else { return Ok(None) };
         let read = || {

@@ -178,13 +178,11 @@ impl Table {
     /// Returns the holders of parts that crashed before an exclusive lock was granted.
     pub(crate) async fn crashed_parts(&self, request: &AcquireRequest, mode: Mode) -> Option<Holder> {
         let name = request.name.as_str().as_bytes();
-        let answer = match self.sql().await {
-            Ok(sql) => self.connection.query(&sql.parts.crashed, &[(&name, Type::BYTEA)]).await,
-            Err(error) => Err(error),
+        let read = async {
+            let answer = self.connection.query(&self.sql().await?.parts.crashed, &[(&name, Type::BYTEA)]).await?;
+            read_parts(&answer.rows, mode)
         };
-        answer
-            .and_then(|answer| read_parts(&answer.rows, mode))
-            .unwrap_or_else(|error| Some(unknown_crash(request, &error).with_mode(mode)))
+        read.await.unwrap_or_else(|error| Some(unknown_crash(request, &error).with_mode(mode)))
     }
 
     /// Renews parts, in one statement and one more for each part that was lost.
@@ -222,13 +220,14 @@ impl Table {
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
         let holding: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
-        if !self.connection.query(&self.sql().await?.parts.release, holding).await?.rows.is_empty() {
+        let sql = &self.sql().await?.parts;
+        if !self.connection.query(&sql.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
-        let state = State::read(&self.connection.query(&self.sql().await?.parts.refuse_later, parameters).await?.rows)?;
+        let state = State::read(&self.connection.query(&sql.refuse_later, parameters).await?.rows)?;
         // A request of this id may have been granted between the two. From now on none is.
-        if !self.connection.query(&self.sql().await?.parts.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&sql.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let other = state.held().filter(|lock| !state.is_ended && lock.is_another_holders());

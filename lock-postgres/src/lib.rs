@@ -17,12 +17,12 @@ mod listen;
 mod named;
 mod part;
 mod parts_sql;
-mod place;
 mod row;
 mod shedlock;
 mod sql;
 mod sweep;
 mod table;
+mod table_name;
 mod tls;
 
 pub use backend::PostgresBackend;

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,6 @@ use lock_core::{
     Error, ErrorKind, Holder, LockName, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Grant, Lease, LeaseId, Listing, OddEntry, Release, Renewal},
 };
-use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::Type};
 
 use crate::{
@@ -49,7 +51,7 @@ const LONGEST_OWNER: usize = 200;
 /// The operations on ShedLock's table.
 #[derive(Debug, Default)]
 pub(crate) struct ShedLock {
-    sql: OnceCell<ShedStatements>,
+    sql: OnceLock<ShedStatements>,
     /// Whether the table was found to be fit.
     is_checked: AtomicBool,
 }
@@ -121,8 +123,8 @@ impl ShedStatements {
 impl ShedLock {
     /// Returns the statements, which name the schema of the table.
     async fn sql(&self, table: &Table) -> Result<&ShedStatements, Error> {
-        let build = async || Ok(ShedStatements::new(&table.config, table.place.known(&table.connection).await?));
-        self.sql.get_or_try_init(build).await
+        let name = table.name.qualified(&table.connection).await?;
+        Ok(self.sql.get_or_init(|| ShedStatements::new(&table.config, name)))
     }
 
     /// Refuses a table whose times would end a lease too early. Asks once.

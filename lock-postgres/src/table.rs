@@ -1,6 +1,6 @@
 //! The operations on the table, each in one statement, and one more where the first found nothing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
 use lock_core::{
     Error, FencingToken, Holder, LockName, LossReason,
@@ -8,7 +8,6 @@ use lock_core::{
         AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, PastHolder, Release, Renewal,
     },
 };
-use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::Type};
 
 use crate::{
@@ -17,9 +16,9 @@ use crate::{
     error::{not_synchronous, overtaken, released_before, unconfirmed, unreadable},
     joined::{owner_text, unknown_crash},
     listen::channel,
-    place::Place,
     row::{LockRow, fencing_token},
     sql::Statements,
+    table_name::TableName,
 };
 
 /// The answer for each lease of a batch.
@@ -29,8 +28,8 @@ pub(crate) type Renewals = HashMap<LeaseId, Result<Renewal, Error>>;
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) connection: ConnectionSlot,
-    pub(crate) place: Place,
-    sql: OnceCell<Statements>,
+    pub(crate) name: TableName,
+    sql: OnceLock<Statements>,
     /// The table as the config names it, which is a part of the channels' names.
     pub(crate) quoted: String,
     pub(crate) config: PostgresConfig,
@@ -38,17 +37,14 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(connection: ConnectionSlot, config: &PostgresConfig) -> Self {
-        let (place, quoted) = (Place::new(config), config.quoted_table());
-        Self { connection, place, sql: OnceCell::new(), quoted, config: config.clone() }
+        let (name, quoted) = (TableName::new(config), config.quoted_table());
+        Self { connection, name, sql: OnceLock::new(), quoted, config: config.clone() }
     }
 
     /// Returns the statements, which name the schema of the table.
     pub(crate) async fn sql(&self) -> Result<&Statements, Error> {
-        let build = async || Ok(Statements::new(&self.config, self.place.known(&self.connection).await?));
-        match self.sql.get() {
-            Some(sql) => Ok(sql),
-            None => Box::pin(self.sql.get_or_try_init(build)).await,
-        }
+        let name = self.name.qualified(&self.connection).await?;
+        Ok(self.sql.get_or_init(|| Statements::new(&self.config, name)))
     }
 
     /// Runs a statement that grants or renews. Such a statement must not count as done if a
@@ -226,11 +222,9 @@ impl Table {
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&token, Type::INT8)];
-        let sql = match lease.mode.may_be_joined() {
-            true => &self.sql().await?.parts.advance_token,
-            false => &self.sql().await?.advance_token,
-        };
-        let is_held = !self.write(sql, parameters).await?.is_empty();
+        let sql = self.sql().await?;
+        let advance = if lease.mode.may_be_joined() { &sql.parts.advance_token } else { &sql.advance_token };
+        let is_held = !self.write(advance, parameters).await?.is_empty();
         if !is_held && self.config.replicas == Replicas::Sync {
             // A server without synchronous standbys changes nothing, also of a held lock.
             self.glance(&lease.name).await?;
@@ -246,13 +240,14 @@ impl Table {
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
         let holding: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
-        if !self.connection.query(&self.sql().await?.release, holding).await?.rows.is_empty() {
+        let sql = self.sql().await?;
+        if !self.connection.query(&sql.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
-        let rows = self.connection.query(&self.sql().await?.refuse_later, parameters).await?.rows;
+        let rows = self.connection.query(&sql.refuse_later, parameters).await?.rows;
         // A request of this id may have been granted between the two. From now on none is.
-        if !self.connection.query(&self.sql().await?.release, holding).await?.rows.is_empty() {
+        if !self.connection.query(&sql.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let Some(row) = LockRow::read_with_parts(&rows)? else { return Ok(Release::NotHeld(None)) };

@@ -1,10 +1,11 @@
 //! A table whose name has no schema: the search path of the user decides, not that of a session.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
+use futures_util::FutureExt as _;
 use lock_core::{
     ErrorKind,
-    backend::{Backend, Level},
+    backend::{AcquireOutcome, Backend, Level},
 };
 use lock_postgres::Schema;
 use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer};
@@ -81,4 +82,21 @@ async fn the_table_is_that_of_the_users_search_path() {
     let error = lost.acquire(&request("job", LONG)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::StoreNotReady, false), "{error:?}");
     assert!(error.to_string().contains("SCHEMA.TABLE"), "{error}");
+}
+
+#[tokio::test]
+async fn a_first_request_that_is_not_driven_stops_no_other() {
+    let server = server();
+    for schema in [Schema::Native, Schema::ShedLock] {
+        let backend = backend(at(server.addr()).schema(schema).timeout(LONG));
+        // It connects, and leaves the schema of the table unknown.
+        backend.init().await.unwrap();
+        let (first, second) = (request("first", LONG), request("second", LONG));
+        let mut stuck = pin!(backend.acquire(&first));
+        assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
+        let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &second)).await;
+        let (lease, _) = other.expect("it does not wait for the first request");
+        released(&backend, &lease).await;
+        assert!(matches!(stuck.await.unwrap(), AcquireOutcome::Granted(_)), "{schema:?}");
+    }
 }
