@@ -19,9 +19,9 @@ const FACTS: &str = "select current_setting('server_version'), pg_is_in_recovery
     current_setting('default_transaction_isolation'), current_setting('synchronous_standby_names'), \
     current_setting('server_encoding'), extract(epoch from clock_timestamp())::float8, \
     coalesce(current_setting('idle_session_timeout', true), '0'), \
-    (select count(*) from pg_stat_replication), \
+    (select count(*) from pg_catalog.pg_stat_replication), \
     (select max(extract(epoch from clock_timestamp() - xact_start))::float8 \
-        from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid())";
+        from pg_catalog.pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid())";
 
 /// The rights that locks need. `has_table_privilege` refuses a table that is not there.
 const RIGHTS: &str = "select coalesce(string_agg(r, ', '), '') from unnest(array['SELECT', 'INSERT', 'UPDATE', \

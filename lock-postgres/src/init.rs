@@ -39,15 +39,15 @@ const COLUMNS: &[(&str, &str, bool)] = &[
 const SHAPE: &str = "select c.relkind::text, c.relpersistence::text,
     (select array_agg(a.attname::text || ' ' || format_type(a.atttypid, a.atttypmod)
         || case when a.attnotnull then ' not null' else '' end)
-        from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
-    exists (select from pg_index i
-        join pg_attribute a on a.attrelid = c.oid and a.attname = 'name'
+        from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+    exists (select from pg_catalog.pg_index i
+        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'name'
         where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
-    exists (select from pg_index i
-        join pg_attribute a on a.attrelid = c.oid and a.attname = 'expires_at'
+    exists (select from pg_catalog.pg_index i
+        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'expires_at'
         where i.indrelid = c.oid and a.attnum = any(i.indkey))
-    from pg_class c where c.oid = to_regclass($1)";
+    from pg_catalog.pg_class c where c.oid = to_regclass($1)";
 
 /// The columns of ShedLock.
 const SHEDLOCK_COLUMNS: &[(&str, &str)] = &[

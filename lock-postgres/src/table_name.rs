@@ -15,15 +15,16 @@ use crate::{
 };
 
 /// The first schema that has the table, or else the first one, in which it would be created.
-/// Temporary tables do not count.
+/// Temporary tables do not count. One may even have the name of a catalog, so each catalog is
+/// named with its schema.
 const SCHEMA: &str = "with c as materialized (
         select set_config('search_path', reset_val, true) as path
-        from pg_settings where name = 'search_path'
+        from pg_catalog.pg_settings where name = 'search_path'
     )
     select s.schema::text, t.oid is not null
     from c, lateral unnest(case when c.path is not null then current_schemas(false) end) with ordinality s (schema, n)
-        left join pg_namespace p on p.nspname = s.schema
-        left join pg_class t on t.relnamespace = p.oid and t.relname = $1
+        left join pg_catalog.pg_namespace p on p.nspname = s.schema
+        left join pg_catalog.pg_class t on t.relnamespace = p.oid and t.relname = $1
     where s.schema not like 'pg\\_temp%' order by t.oid is null, s.n limit 1";
 
 /// The name of the table in a config.

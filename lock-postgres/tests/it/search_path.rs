@@ -15,7 +15,8 @@ use crate::fixture::{LONG, at, backend, client, granted, refused, released, requ
 /// As many sessions as the pooler has.
 const SESSIONS: usize = 4;
 
-/// Leaves this search path in all sessions of a pooler, as any client of it may.
+/// Leaves this search path in all sessions of a pooler, as any client of it may. Other statements
+/// may follow the path.
 async fn leave(pooler: SocketAddr, path: &str) {
     let mut clients = Vec::new();
     for _ in 0..SESSIONS {
@@ -40,7 +41,10 @@ async fn search_paths_left_in_pooled_sessions_lead_to_no_other_table() {
         backend(at(server.addr()).schema(schema)).init().await.unwrap();
         let pooler = PgBouncer::start(&server);
         let direct = backend(at(server.addr()).schema(schema));
-        for path in ["''", "other"] {
+        let temporary = "''; create temp table if not exists pg_settings as \
+                         select 'search_path'::text as name, 'other'::text as reset_val; \
+                         create temp table if not exists pg_class as select 'onelock'::name as relname";
+        for path in ["''", "other", temporary] {
             leave(pooler.addr(), path).await;
             let through = backend(at(pooler.addr()).schema(schema));
             assert!(!through.init().await.unwrap(), "{schema:?} {path}: the table is there");
