@@ -1,5 +1,6 @@
 //! One attempt to acquire: a read that judges the lock, and a write on condition of what was read.
 
+use http::StatusCode;
 use lock_core::{
     Error, ErrorKind, FencingToken,
     backend::{AcquireOutcome, AcquireRequest, Grant},
@@ -94,6 +95,8 @@ impl ObjectBackend {
                 self.leases.put(request.id, LeaseWrites::Confirmed(Box::new(Version { tag, record })));
                 Ok(Some(Grant::default().with_token(token).with_previous_token(previous_token)))
             }
+            // It says only that some write is under way, which may be a copy of this one.
+            Ok(Written::Refused(StatusCode::CONFLICT)) => Ok(None),
             // An earlier request to acquire may still be under way.
             Ok(Written::Refused(_)) => {
                 self.leases.put_back(request.id, earlier);

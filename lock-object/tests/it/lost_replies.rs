@@ -175,6 +175,28 @@ async fn a_throttled_retry_does_not_forget_the_request_before_it() {
 }
 
 #[tokio::test]
+// verifies: late-request
+async fn a_release_counters_a_write_that_met_a_conflict() {
+    let setup = setup().await;
+    let used = granted(&setup.other, &request(&name("used"), TTL)).await;
+    let _ = setup.other.release(&used, Duration::ZERO).await.unwrap();
+    for at in ["new", "used"] {
+        let request = request(&name(at), TTL);
+        for refusal in [(409, "ConditionalRequestConflict"), (503, "SlowDown")] {
+            setup.wire.next(None);
+            setup.wire.next(Fault::RefuseXml(refusal.0, refusal.1));
+        }
+        assert_eq!(setup.backend.acquire(&request).await.unwrap_err().kind(), ErrorKind::Throttled);
+        setup.wire.take_seen();
+        let answer = setup.backend.release(&request.lease(None), Duration::ZERO).await.unwrap();
+        assert_eq!(answer, Release::NotHeld(None));
+        let seen = setup.wire.take_seen();
+        assert!(seen.len() > 1 && seen[..2] == ["GET", "PUT"], "a copy of the write may still arrive: {seen:?}");
+        assert!(setup.is_free(at).await);
+    }
+}
+
+#[tokio::test]
 async fn an_acquire_that_arrives_before_its_release_is_undone() {
     let setup = setup().await;
     let late = request(&name("a"), TTL);
