@@ -25,7 +25,7 @@ use tokio::sync::OnceCell;
 use crate::{
     config::ObjectConfig,
     error,
-    http::Connector,
+    http::{self, Connector},
     keys::Keys,
     memory::{FreeLocks, LeaseWrites, Leases, Version},
     probe::Passed,
@@ -107,8 +107,8 @@ impl ObjectBackend {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_clock(config: ObjectConfig, clock: Arc<dyn Clock>) -> Result<Self, Error> {
-        let http = Connector::new().map_err(|error| error.with_store(config.to_string()))?;
-        Self::over(config, clock, http)
+        let client = http::client().map_err(|error| error.with_store(config.to_string()))?;
+        Self::with_http(config, clock, client)
     }
 
     /// Like [`with_clock`](Self::with_clock), with another HTTP client, for tests that replace the
@@ -117,15 +117,11 @@ impl ObjectBackend {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_http(config: ObjectConfig, clock: Arc<dyn Clock>, client: HttpClient) -> Result<Self, Error> {
-        Self::over(config, clock, Connector::over(client))
-    }
-
-    fn over(config: ObjectConfig, clock: Arc<dyn Clock>, http: Connector) -> Result<Self, Error> {
         let wrong = |problem| Error::new(ErrorKind::Config, problem).with_store(config.to_string());
         config.check().map_err(wrong)?;
         let keys = Keys::new(&config.prefix).map_err(wrong)?;
         let clock = Arc::new(StoreClock::new(clock, config.skew));
-        let store = Store::new(config.clone(), Arc::clone(&clock), http)
+        let store = Store::new(config.clone(), Arc::clone(&clock), Connector::new(client))
             .map_err(|error| error.with_store(config.to_string()))?;
         Ok(Self {
             config,

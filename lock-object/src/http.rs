@@ -90,25 +90,8 @@ impl Exchange {
 pub(crate) struct Connector(HttpClient);
 
 impl Connector {
-    /// Uses the proxies of the environment, and the certificate authorities of the system or of
-    /// `SSL_CERT_FILE`.
-    ///
-    /// # Errors
-    /// If TLS cannot be set up.
-    pub(crate) fn new() -> Result<Self, Error> {
-        let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(
-                ErrorKind::Config,
-                "TLS cannot be set up; check the certificates in SSL_CERT_FILE, and the limit of open files \
-                 (ulimit -n)",
-            )
-            .with_source(error)
-        };
-        Ok(Self::over(HttpClient::new(Reqwest(client().map_err(wrong)?))))
-    }
-
     /// Sends all requests by `client`.
-    pub(crate) fn over(client: HttpClient) -> Self {
+    pub(crate) fn new(client: HttpClient) -> Self {
         Self(client)
     }
 
@@ -139,7 +122,7 @@ impl HttpService for Connector {
         while let Some(frame) = body.frame().await {
             let Ok(chunk) = frame?.into_data() else { continue };
             if bytes.len() + chunk.len() > LARGEST_REPLY {
-                return Err(failed(HttpErrorKind::Decode, TooLarge));
+                return Err(HttpError::new(HttpErrorKind::Decode, TooLarge));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -150,7 +133,19 @@ impl HttpService for Connector {
     }
 }
 
-fn client() -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
+/// Returns a client that uses the proxies of the environment, and the certificate authorities of
+/// the system or of `SSL_CERT_FILE`.
+///
+/// # Errors
+/// If TLS cannot be set up.
+pub(crate) fn client() -> Result<HttpClient, Error> {
+    let message = "TLS cannot be set up; check the certificates in SSL_CERT_FILE, and the limit of open files \
+                   (ulimit -n)";
+    let client = reqwest_client().map_err(|error| Error::new(ErrorKind::Config, message).with_source(error))?;
+    Ok(HttpClient::new(Reqwest(client)))
+}
+
+fn reqwest_client() -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_platform_verifier()?
@@ -174,7 +169,7 @@ impl HttpService for Reqwest {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
         let exchange = parts.extensions.get::<Exchange>().cloned().unwrap_or_default();
-        let url = parts.uri.to_string().parse().map_err(|error| failed(HttpErrorKind::Unknown, error))?;
+        let url = parts.uri.to_string().parse().map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
         *request.body_mut() = Some(body.collect().await?.to_bytes().into());
@@ -197,11 +192,7 @@ fn transport(error: reqwest::Error) -> HttpError {
         HttpErrorKind::Unknown
     };
     // A URL may have a signature.
-    failed(kind, error.without_url())
-}
-
-fn failed(kind: HttpErrorKind, error: impl std::error::Error + Send + Sync + 'static) -> HttpError {
-    HttpError::new(kind, error)
+    HttpError::new(kind, error.without_url())
 }
 
 #[derive(Debug)]
