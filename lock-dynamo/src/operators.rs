@@ -13,7 +13,7 @@ use crate::{
     attributes::{Attribute, Schema},
     backend::DynamoBackend,
     error::{convert, stranger},
-    record::{Item, LockState, Record},
+    record::{Item, Record},
     send::WriteOutcome,
     write::ConditionalWrite,
 };
@@ -148,8 +148,7 @@ impl DynamoBackend {
             WriteOutcome::Done => Ok(Break::Broken),
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item));
-                let held = record.filter(|record| record.state != LockState::Released);
-                Ok(Break::Changed(held.and_then(|record| self.current(name, &record))))
+                Ok(Break::Changed(record.and_then(|record| self.current(name, &record))))
             }
         }
     }

@@ -4,7 +4,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
     LockName, LossReason,
-    backend::{Admin, Backend, LeaseId, Release, Renewal},
+    backend::{Admin, Backend, Break, LeaseId, Release, Renewal},
     clock::{Clock, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema};
@@ -35,6 +35,8 @@ async fn an_item_that_an_earlier_version_changed_has_one_mode() {
     set(&table, "job", "SET released = :one", &[(":one", one.clone())]).await;
     refused(&backend, &request("job", LONG)).await;
     assert!(!backend.purge(&name).await.unwrap(), "it has a holder");
+    let broken = backend.break_lock(&name, &LeaseId::random().to_string(), "alice").await.unwrap();
+    assert!(matches!(broken, Break::Changed(Some(_))), "it has a holder: {broken:?}");
     assert_eq!(backend.list("").await.unwrap().locks.len(), 1, "it is held");
     assert_eq!(backend.renew(&reading).await.unwrap(), Renewal::Renewed);
     // Such a version takes the lock, and leaves the mode and the parts.
