@@ -167,7 +167,10 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         // The SDK's own `Display` says only "service error".
         _ => (ErrorKind::Other, format!("DynamoDB answered {code}: {message}")),
     };
-    Error::new(kind, text)
+    let error = Error::new(kind, text);
+    // An unknown code does not prove that nothing was done.
+    let is_ambiguous = error.is_ambiguous() || kind == ErrorKind::Other;
+    error.with_ambiguous(is_ambiguous)
 }
 
 /// Converts the error of one statement of a batch. Its codes are those of single requests with
@@ -272,6 +275,7 @@ mod tests {
             let error = service(code, message, status, &config);
             assert_eq!(error.kind(), kind, "{code}: {error}");
             assert!(error.to_string().contains(advice), "{code}: {error}");
+            assert!(error.is_ambiguous() || kind != ErrorKind::Other, "{code}: {error}");
         }
     }
 }
