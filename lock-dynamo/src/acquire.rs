@@ -59,7 +59,6 @@ impl DynamoBackend {
                 Err(None) if queued => {
                     // The item is gone, and the queue with it. Without the permission to read, only
                     // another write can tell.
-                    self.queued.remove(request.id);
                     queued = false;
                 }
                 // Some emulators do not return the item with the refusal: read it.

@@ -130,8 +130,8 @@ impl DynamoBackend {
             let had_place = own.is_some();
             own = item.and_then(|item| own_place(&self.read(&item), request.id));
             if own.is_none() && !had_place {
-                // The queue is full, or the item was deleted.
-                self.queued.remove(request.id);
+                // The queue is full, or the item was deleted. An earlier request for a place may
+                // still arrive, so the release looks for it.
                 return Ok(());
             }
         }

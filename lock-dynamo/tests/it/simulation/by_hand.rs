@@ -33,6 +33,8 @@ pub(crate) enum Fate {
     Twice,
     /// The request arrives, and its client gets an error.
     ReplyLost,
+    /// Its client gets an error, and the request arrives with [`World::arrive`].
+    Held,
     /// Another client's write of this version to the item "a" arrives right before it.
     After(&'static str),
     /// The first place in the queue of the item "a" is kept until then, right before it.
@@ -50,6 +52,7 @@ pub(crate) struct World {
     proxied: bool,
     seen: Mutex<Vec<(String, Value)>>,
     next: Mutex<VecDeque<Option<Fate>>>,
+    held: Mutex<Vec<(String, Value)>>,
 }
 
 impl World {
@@ -70,6 +73,7 @@ impl World {
             proxied,
             seen: Mutex::default(),
             next: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -90,6 +94,13 @@ impl World {
     /// unusual.
     pub(crate) fn next(&self, fate: impl Into<Option<Fate>>) {
         self.next.lock().unwrap().push_back(fate.into());
+    }
+
+    /// Lets the held requests arrive.
+    pub(crate) fn arrive(&self) {
+        for (operation, body) in self.held.lock().unwrap().drain(..) {
+            let _ = ask(&mut self.table.lock().unwrap(), &operation, &body);
+        }
     }
 
     /// The operations since the last call.
@@ -158,7 +169,12 @@ impl Exchange for World {
     fn exchange(&self, operation: &str, body: &Value) -> (u16, Value) {
         self.seen.lock().unwrap().push((operation.into(), body.clone()));
         let fate = self.next.lock().unwrap().pop_front().flatten();
+        let unanswered = (500, json!({ "__type": "InternalServerError", "message": "" }));
         match fate {
+            Some(Fate::Held) => {
+                self.held.lock().unwrap().push((operation.into(), body.clone()));
+                return unanswered;
+            }
             Some(Fate::After(version)) => self.put("a", "version", json!({ "S": version })),
             Some(Fate::AfterKept(until)) => {
                 self.put("a", "places[0].expires_at", json!({ "N": until.as_millis().to_string() }));
@@ -172,9 +188,9 @@ impl Exchange for World {
         }
         let (status, mut body) = ask(&mut table, operation, body);
         match fate {
-            Some(Fate::ReplyLost) => return (500, json!({ "__type": "InternalServerError", "message": "" })),
+            Some(Fate::ReplyLost) => return unanswered,
             Some(Fate::CutShort) => body["Responses"].as_array_mut().expect("of a batch").truncate(1),
-            Some(Fate::Twice | Fate::After(_) | Fate::AfterKept(_)) | None => {}
+            Some(Fate::Held | Fate::Twice | Fate::After(_) | Fate::AfterKept(_)) | None => {}
         }
         (status, body)
     }

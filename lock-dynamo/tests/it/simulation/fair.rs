@@ -162,6 +162,29 @@ async fn a_full_queue_gives_no_place_until_one_ends() {
 }
 
 #[tokio::test]
+// verifies: late-request, P12
+async fn a_late_place_in_a_full_queue_ends_with_its_release() {
+    let (world, [holder, waiting]) = world_and_processes();
+    let held = take(&holder, "a").await;
+    let (first, late) = (waiter(), waiter());
+    refused(&waiting, &first).await;
+    world.next(None);
+    world.next(Fate::Held);
+    refused(&waiting, &late).await;
+    for _ in 1..MOST {
+        refused(&waiting, &waiter()).await;
+    }
+    refused(&waiting, &late).await;
+    assert!(!places(&world).contains(&late.id.to_string()), "the queue is full");
+    release(&waiting, &first.lease(None)).await;
+    world.arrive();
+    assert!(places(&world).contains(&late.id.to_string()));
+    release(&waiting, &late.lease(None)).await;
+    assert!(!places(&world).contains(&late.id.to_string()));
+    release(&holder, &held).await;
+}
+
+#[tokio::test]
 // verifies: P9, P12
 async fn a_full_queue_of_dead_places_ends_in_one_request() {
     let (world, [holder, dead, newcomer]) = world_and_processes();
