@@ -270,7 +270,8 @@ impl DynamoConfig {
 }
 
 impl fmt::Display for DynamoConfig {
-    /// Formats the settings as a config string without secrets.
+    /// Formats what chooses the items of the locks as a config string, without secrets. Two stores
+    /// with one name are taken for the same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dynamodb://{}", self.table)?;
         let mut separator = '?';
@@ -285,6 +286,11 @@ impl fmt::Display for DynamoConfig {
         option("region", self.region.as_deref())?;
         option("endpoint", self.endpoint.as_ref().map(Endpoint::to_string).as_deref())?;
         let schema = self.shared_with();
-        option("schema", (schema != Schema::Native).then_some(schema.as_str()))
+        option("schema", (schema != Schema::Native).then_some(schema.as_str()))?;
+        let sort = self.layout.sort.as_ref().filter(|sort| Some(*sort) != Layout::of(schema).sort.as_ref());
+        option("sort_key", sort.map(|(name, _)| name.as_str()))?;
+        option("sort_value", sort.map(|(_, value)| value.as_str()))?;
+        option("profile", self.profile.as_deref())?;
+        option("role", self.role.as_deref())
     }
 }

@@ -181,6 +181,21 @@ mod tests {
     }
 
     #[test]
+    fn a_printed_config_leads_to_the_same_items() {
+        for options in [
+            "",
+            "?region=eu-central-1&endpoint=http://127.0.0.1:8000",
+            "?sort_key=range&sort_value=x",
+            "?schema=python",
+            "?schema=python&sort_key=sort_key&sort_value=x",
+            "?region=eu-central-1&profile=ops&role=arn:aws:iam::1:role/x",
+        ] {
+            let text = format!("dynamodb://locks{options}");
+            assert_eq!(parse(&text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
     fn config_string_errors_name_the_problem() {
         for (text, problem) in [
             ("dynamodb:", "TABLE is missing"),
