@@ -161,7 +161,7 @@ impl DynamoConfig {
     }
 
     /// Sets how long an item stays after its lease before DynamoDB may delete it. Default 30 days,
-    /// and never less than 10 s and the [skew bound](Self::skew_bound): no item of a held lock is
+    /// and never less than the [skew bound](Self::skew_bound) plus 10 s: no item of a held lock is
     /// deleted. The item keeps the fencing token, so it should stay longer than any resource
     /// compares tokens while clocks are wrong. It also keeps the queue of fair requests, so it
     /// should stay longer than their ttl.
