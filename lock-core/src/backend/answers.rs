@@ -24,8 +24,9 @@ pub struct Grant {
     /// lost.
     pub already_ours: bool,
     /// The token of the previous grant, to any client. If that reserved tokens, the last of them.
-    /// `None` if the store does not show it, or not with a grant that reserves no tokens. If a
-    /// grant was rolled back since, it may be the larger token of that one.
+    /// `None` for a repeated request, if the store does not show it, or if it does not with a grant
+    /// that reserves no tokens. If a grant was rolled back since, it may be the larger token of
+    /// that one.
     ///
     /// A process that [hands the lock over](crate::LockRequest::hand_over) learns from it whether
     /// others use the lock, and lets them have it after each series of hand-overs. A store whose

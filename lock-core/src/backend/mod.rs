@@ -92,7 +92,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   and break (`reserved_tokens_lie_between_earlier_and_later_grants`).
     /// - A grant that shows [the previous token](Grant::previous_token) shows that of the latest
     ///   grant (`reserved_tokens_lie_between_earlier_and_later_grants`), or a larger one of a grant
-    ///   that was rolled back.
+    ///   that was rolled back. A repeated request shows none (`a_retry_finds_its_reserved_tokens`).
     /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
     ///   store's clock, and not before. If that clock may be wrong, the store declares by how much
     ///   in [`StoreTimings::least_margin`]. A contender's ttl does not matter

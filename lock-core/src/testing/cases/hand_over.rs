@@ -73,6 +73,7 @@ pub(super) async fn a_retry_finds_its_reserved_tokens(bench: &Bench<'_>) {
     let (lease, _) = granted(&*client, &request).await;
     let (again, grant) = granted(&*client, &request).await;
     assert!(grant.already_ours && again.token == lease.token, "{:?} after {:?}", again.token, lease.token);
+    assert_eq!(grant.previous_token, None, "its own token is not that of another grant");
     release(&*client, &again).await;
     let (next, _) = granted(&*client, &bench.request(&name)).await;
     assert!(token(&next) > token(&lease));

@@ -173,6 +173,10 @@ impl Backend for Buggy {
                         B::TellsOfACrashAlways => Some(Holder::default()),
                         _ => grant.crashed,
                     })
+                    .with_previous_token(match self.bug {
+                        B::TakesItsOwnTokenForPrevious if grant.already_ours => grant.token,
+                        _ => grant.previous_token,
+                    })
                     .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
             ),
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),

@@ -60,6 +60,7 @@ bugs! {
     NamesTheLastToExpire,
     ReservesNoTokens,
     ReservesForEveryAttempt,
+    TakesItsOwnTokenForPrevious,
     GrantsOutOfTurn,
     LetsNewcomersIn,
     QueuesEveryAttemptAnew,
