@@ -10,17 +10,14 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
 
 use futures_util::FutureExt as _;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OnceCell,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{
     Client, Error, Row, Statement,
     error::SqlState,
@@ -41,7 +38,9 @@ const KEPT_PLANS: &str = "set plan_cache_mode = force_generic_plan; set enable_s
 pub(crate) struct NamedStatements {
     /// Cleared for good when the server refuses a name.
     is_enabled: AtomicBool,
-    is_one_session: OnceCell<bool>,
+    /// Whether the connection leads to one session, once that is known. Locked by the request that
+    /// gives a statement its name. Others go on without one, as that request may not be driven.
+    is_one_session: tokio::sync::Mutex<Option<bool>>,
     // Few, so comparing their texts takes less time than hashing one.
     used: Mutex<Vec<UsedStatement>>,
 }
@@ -49,12 +48,16 @@ pub(crate) struct NamedStatements {
 struct UsedStatement {
     sql: String,
     uses: u32,
-    statement: Arc<OnceCell<Statement>>,
+    statement: Arc<OnceLock<Statement>>,
 }
 
 impl NamedStatements {
     pub(crate) fn new(is_enabled: bool) -> Self {
-        Self { is_enabled: AtomicBool::new(is_enabled), is_one_session: OnceCell::new(), used: Mutex::default() }
+        Self {
+            is_enabled: AtomicBool::new(is_enabled),
+            is_one_session: tokio::sync::Mutex::default(),
+            used: Mutex::default(),
+        }
     }
 
     /// Runs a statement in one round trip: by its name, or as one without a name.
@@ -83,31 +86,38 @@ impl NamedStatements {
             return None;
         }
         let statement = self.count(sql)?;
-        if let Some(statement) = statement.get() {
-            return Some(statement.clone());
+        if statement.get().is_none() {
+            // Boxed, to keep the future of every request small.
+            Box::pin(self.name(client, sql, parameters, &statement)).await;
         }
-        // Boxed, to keep the future of every request small.
-        Box::pin(async {
-            if !*self.is_one_session.get_or_try_init(|| is_one_session(client)).await.ok()? {
-                self.is_enabled.store(false, Ordering::Relaxed);
-                return None;
-            }
-            let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
-            match statement.get_or_try_init(|| client.prepare_typed(sql, &types)).await {
-                Ok(statement) => Some(statement.clone()),
-                Err(error) => {
-                    if is_refused_name(&error) {
-                        self.is_enabled.store(false, Ordering::Relaxed);
-                    }
-                    None
-                }
-            }
-        })
-        .await
+        statement.get().cloned()
+    }
+
+    /// Gives `sql` a name, if the connection leads to one session and no other request does it.
+    async fn name(&self, client: &Client, sql: &str, parameters: &Parameters<'_>, named: &OnceLock<Statement>) {
+        let Ok(mut known) = self.is_one_session.try_lock() else { return };
+        if known.is_none() {
+            *known = is_one_session(client).await.ok();
+        }
+        match *known {
+            Some(true) => {}
+            Some(false) => return self.is_enabled.store(false, Ordering::Relaxed),
+            None => return,
+        }
+        // Another request may have named it right before.
+        if named.get().is_some() {
+            return;
+        }
+        let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+        match client.prepare_typed(sql, &types).await {
+            Ok(statement) => _ = named.set(statement),
+            Err(error) if is_refused_name(&error) => self.is_enabled.store(false, Ordering::Relaxed),
+            Err(_) => {}
+        }
     }
 
     /// Counts a use of `sql`. Returns the place of its named statement if it is used often.
-    fn count(&self, sql: &str) -> Option<Arc<OnceCell<Statement>>> {
+    fn count(&self, sql: &str) -> Option<Arc<OnceLock<Statement>>> {
         let mut used = self.used();
         match used.iter_mut().find(|known| known.sql == sql) {
             Some(known) if known.uses >= BEFORE_NAMED => Some(Arc::clone(&known.statement)),

@@ -1,11 +1,12 @@
 //! Named statements: only where the connection leads to one session of the server, and only after
 //! some uses.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::FutureExt as _;
 use lock_core::{
     LossReason,
-    backend::{Backend, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Release, Renewal},
 };
 use lock_postgres::{PostgresBackend, PostgresConfig, ServerConfig, SslMode};
 use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, tls::Certificates};
@@ -101,4 +102,30 @@ async fn kept_plans_use_the_index_when_the_table_has_grown() {
     .await;
     let scans: u64 = server.sql(scans).parse().unwrap();
     assert!(scans < 6 * CYCLES / 2, "{scans} scans of the whole table");
+}
+
+#[tokio::test]
+async fn a_naming_request_that_is_not_driven_stops_no_other() {
+    let server = PostgresServer::start();
+    create_table(&server);
+    let backend = backend(at(server.addr()).timeout(LONG));
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
+    // The next use gives a name to the statement, and this first name needs more requests.
+    for _ in 0..5 {
+        assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    }
+    let mut stuck = pin!(backend.renew(&lease));
+    assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
+    let other = tokio::time::timeout(Duration::from_secs(60), backend.renew(&lease)).await;
+    assert_eq!(other.expect("it does not wait for the other request").unwrap(), Renewal::Renewed);
+    assert_eq!(stuck.await.unwrap(), Renewal::Renewed);
+    for i in 1..5 {
+        granted(&backend, &request(&format!("job-{i}"), LONG)).await;
+    }
+    let (sixth, seventh) = (request("sixth", LONG), request("seventh", LONG));
+    let mut stuck = pin!(backend.acquire(&sixth));
+    assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
+    let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &seventh)).await;
+    other.expect("it does not wait for the other request");
+    assert!(matches!(stuck.await.unwrap(), AcquireOutcome::Granted(_)));
 }
