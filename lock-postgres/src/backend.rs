@@ -54,9 +54,6 @@ impl PostgresBackend {
         let full = PostgresConfig { server: server.clone(), ..config.clone() };
         let store = full.to_string();
         let in_context = |error: Error| error.with_store(store.clone());
-        // The servers may be silent, except the last.
-        let servers = u32::try_from(server.hosts.len()).unwrap_or(u32::MAX);
-        let attempt_timeout = config.connect_timeout.saturating_mul(servers).saturating_add(config.timeout);
         let shedlock = (config.schema == Schema::ShedLock).then(|| Arc::new(ShedLock::default()));
         // ShedLock notifies no waiter.
         let listener = match (config.wake && shedlock.is_none(), &config.listen) {
@@ -69,8 +66,9 @@ impl PostgresBackend {
             Some(server) => Some(Arc::new(Listener::new(connector(server)?, config.timeout))),
             None => None,
         };
-        let connection =
-            ConnectionSlot::new(connector(server)?, config.timeout, config.named_statements, Arc::new(NoEvents));
+        let connector = connector(server)?;
+        let attempt_timeout = connector.longest().saturating_add(config.timeout);
+        let connection = ConnectionSlot::new(connector, config.timeout, config.named_statements, Arc::new(NoEvents));
         let table = Arc::new(Table::new(connection, &full));
         Ok(Self { table, shedlock, listener, config: Arc::new(config), store, attempt_timeout })
     }

@@ -66,6 +66,11 @@ impl Connector {
         Ok(Self { server, tls, connect_timeout, next: AtomicUsize::new(0) })
     }
 
+    /// Returns how long [`connect`](Self::connect) takes at most: all servers may be silent.
+    pub(crate) fn longest(&self) -> Duration {
+        self.connect_timeout.saturating_mul(u32::try_from(self.server.hosts.len()).unwrap_or(u32::MAX))
+    }
+
     /// Tries each server once, until one accepts writes.
     pub(crate) async fn connect(&self, events: Arc<dyn Events>) -> Result<Connected, Error> {
         let hosts = &self.server.hosts;

@@ -34,7 +34,7 @@ pub(crate) struct ConnectionSlot {
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
     /// Locked by the caller that connects; holds the last failure. Other callers wait for that
-    /// result instead of opening a connection each.
+    /// result instead of opening a connection each, but not without end.
     connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
 }
 
@@ -152,20 +152,28 @@ impl ConnectionSlot {
         }
     }
 
-    /// Connects, unless another caller has connected in the meantime.
     async fn reconnected(&self) -> Result<Arc<OpenConnection>, Error> {
-        let mut failure = self.connecting.lock().await;
+        // Longer than an attempt takes: the caller that connects may not be driven any more.
+        let limit = self.connector.longest().saturating_add(self.timeout / 2);
+        match tokio::time::timeout(limit, self.connecting.lock()).await {
+            Ok(mut failure) => self.connect(&mut failure).await,
+            Err(_) => self.connect(&mut None).await,
+        }
+    }
+
+    /// Connects, unless another caller has connected in the meantime, or has just failed.
+    async fn connect(&self, failure: &mut Option<ConnectFailure>) -> Result<Arc<OpenConnection>, Error> {
         if let Some(open) = self.usable() {
             return Ok(open);
         }
         let mut pause = FIRST_PAUSE;
-        if let Some(last) = &*failure {
+        if let Some(last) = failure {
             if last.at.elapsed() < last.pause {
                 return Err(last.error.clone());
             }
             pause = (last.pause * 2).min(LONGEST_PAUSE);
         }
-        let mut attempt = ConnectAttempt { failure: &mut failure, since: Instant::now(), pause };
+        let mut attempt = ConnectAttempt { failure, since: Instant::now(), pause };
         let connected = self.connector.connect(Arc::clone(&self.events)).await;
         attempt.pause = Duration::ZERO;
         drop(attempt);

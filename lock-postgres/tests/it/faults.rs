@@ -1,8 +1,8 @@
 //! A connection that breaks or is silent, and rows and tables that another transaction has locked.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{AcquireOutcome, Admin, Backend, LeaseId, Release, Renewal},
@@ -50,6 +50,17 @@ async fn requests_that_begin_together_share_one_connection() {
     let answers = join_all((0..50).map(|_| backend.inspect(&probe))).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(proxy.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connecting_request_that_is_not_driven_stops_no_other() {
+    let server = fixture::server();
+    let backend = client(server.addr());
+    let (first, second) = (request("first", LONG), request("second", LONG));
+    let mut stuck = pin!(backend.acquire(&first));
+    assert!(stuck.as_mut().now_or_never().is_none(), "it is not connected yet");
+    let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &second)).await;
+    other.expect("it does not wait for the first request");
 }
 
 #[tokio::test]
