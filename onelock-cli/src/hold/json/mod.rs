@@ -160,7 +160,11 @@ impl Server {
                 }
                 () = self.output.closed() => return Ok(End::Client),
                 line = self.lines.recv(), if reads => match line {
-                    Some(line) => session.handle(line),
+                    Some(line) => {
+                        session.handle(line);
+                        // It may have acquired a lock.
+                        abandoned = false;
+                    }
                     None => return Ok(End::Client),
                 },
                 () = self.input_end.closed(), if !reads && !abandoned => {

@@ -6,7 +6,7 @@ use nix::sys::signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM, kill};
 use serde_json::{Value, json};
 
 use super::fixture::{Hold, Process, client};
-use crate::run::fixture::{Locks, eventually, is_alive, parse_pid};
+use crate::run::fixture::{Locks, code, eventually, is_alive, parse_pid};
 
 #[test]
 fn the_end_of_the_input_releases_every_lock() {
@@ -32,6 +32,27 @@ fn the_end_of_the_input_counts_beside_unread_replies() {
     }
     hold.process.close_input();
     eventually("the lock is free", || locks.is_free());
+}
+
+/// The client reads on after the end of its input was noticed, and stops again.
+#[test]
+fn the_end_of_the_input_counts_for_later_locks() {
+    // The second end of the input may come before the lock, whose acquisition it cancels.
+    let is_held = || {
+        let locks = Locks::new();
+        let mut hold = Hold::start(&locks.url(), &[]);
+        hold.acquire(json!({ "name": "early" }));
+        let fill = |hold: &mut Hold| (0..3_000).for_each(|_| hold.process.write("{}"));
+        fill(&mut hold);
+        let late = hold.send(json!({ "op": "acquire", "name": "x" }));
+        fill(&mut hold);
+        hold.process.close_input();
+        eventually("the first lock is free", || code(&mut locks.run(["-n", "early", "true"])) == 0);
+        let held = hold.reply(late)["ok"]["held"] == json!(true);
+        eventually("the other lock is free", || code(&mut locks.run(["-n", "x", "true"])) == 0);
+        held
+    };
+    assert!((0..20).any(|_| is_held()), "every acquisition was cancelled");
 }
 
 #[test]
