@@ -99,11 +99,11 @@ impl Client {
         root.map(|root| process_tree::terminate_family(root, self.server)).unwrap_or_default()
     }
 
-    /// Kills the client and its descendants, also those of `families`, which may not be its
+    /// Kills the client and its descendants, also those of `family`, which may not be its
     /// descendants any more. Waits for their end.
-    pub(super) fn kill<'a>(&'a self, families: impl IntoIterator<Item = &'a Family>) {
-        let rest = families.into_iter().flat_map(Family::living);
-        let roots: Vec<_> = self.handle().map(|handle| (self.pid, handle)).into_iter().chain(rest).collect();
+    pub(super) fn kill(&self, family: &Family) {
+        let client = self.handle().map(|handle| (self.pid, handle));
+        let roots: Vec<_> = client.into_iter().chain(family.living()).collect();
         process_tree::kill_families(&roots, self.server);
     }
 

@@ -23,6 +23,7 @@ use crate::{
         acquire::{self, WaitOutcome},
         inherited::InheritedState,
         plan::Wanted,
+        process_tree::Family,
         protocol::{Channel, ToWatchdog, WatchdogEvent, next_event},
         signals::Signals,
     },
@@ -199,7 +200,7 @@ impl Holder<'_> {
             Err(failure) => {
                 // The client counts on the lock, which is about to be released.
                 if self.watchdog.is_some() {
-                    self.duty.client.kill([]);
+                    self.duty.client.kill(&Family::default());
                 }
                 return Err(failure);
             }
@@ -274,7 +275,7 @@ impl Holder<'_> {
             }
         }
         // The watchdog is dead or hangs.
-        self.duty.client.kill([]);
+        self.duty.client.kill(&Family::default());
     }
 
     fn exit(self, end: End, released: Result<Release, lock_core::Error>) -> Result<Exit, Failure> {

@@ -130,7 +130,7 @@ impl Watchdog<'_> {
                 if self.abandoned {
                     self.client.kill_family(&self.family);
                 } else {
-                    self.client.kill([&self.family]);
+                    self.client.kill(&self.family);
                 }
                 return self.end();
             }

@@ -8,6 +8,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -105,11 +106,22 @@ const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) type Root<'a> = (Pid, BorrowedFd<'a>);
 
 /// The descendants that a process had when it was asked to end. They stay known when it has ended,
-/// and another process has become their parent.
-#[derive(Debug, Default)]
-pub(crate) struct Family(Vec<Descendant>);
+/// and another process has become their parent. Clones share the handles.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Family(Vec<Arc<Descendant>>);
 
 impl Family {
+    /// Adds those of `other` that are not known yet, and forgets those that have ended.
+    pub(crate) fn add(&mut self, other: Self) {
+        let lives = |one: &Descendant| one.handle.as_ref().is_some_and(|handle| !has_ended(handle.as_fd()));
+        self.0.retain(|known| lives(known));
+        for one in other.0 {
+            if self.0.iter().all(|known| known.pid != one.pid) {
+                self.0.push(one);
+            }
+        }
+    }
+
     /// Returns those that have not ended.
     pub(crate) fn living(&self) -> impl Iterator<Item = Root<'_>> {
         let handles = self.0.iter().filter_map(|one| Some((one.pid, one.handle.as_ref()?.as_fd())));
@@ -145,7 +157,7 @@ pub(crate) fn terminate_family(root: Root<'_>, spared: Pid) -> Family {
         let _ = sys::pidfd_kill(root.1, signal);
         family.iter().for_each(|descendant| descendant.signal(signal));
     }
-    Family(family)
+    Family(family.into_iter().map(Arc::new).collect())
 }
 
 /// Kills `roots` and their descendants, except `spared` and the descendants of that, and waits

@@ -90,7 +90,7 @@ async fn watch(session: &Session, number: u64, guard: &Guard, commands: &mut Unb
             }
             _ = guard.stop_requested(), if !stopping => {
                 stopping = true;
-                session.stop(number, guard.remaining().unwrap_or_default()).await;
+                session.stop(number).await;
             }
             command = commands.recv() => match command {
                 Some(Command::Check(id)) => session.reply(&id, &objects::held(guard)),

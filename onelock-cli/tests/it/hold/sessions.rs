@@ -6,7 +6,7 @@ use nix::sys::signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM, kill};
 use serde_json::{Value, json};
 
 use super::fixture::{Hold, Process, client};
-use crate::run::fixture::{Locks, code, eventually, is_alive, parse_pid};
+use crate::run::fixture::{Locks, code, eventually, is_alive, onelock, output, parse_pid};
 
 #[test]
 fn the_end_of_the_input_releases_every_lock() {
@@ -93,8 +93,10 @@ const CLIENT: &str = r#"
 import json, os, signal, subprocess, sys
 hold = subprocess.Popen(["onelock", "hold", "--json", *sys.argv[1:]], stdin=-1, stdout=-1, encoding="utf-8", bufsize=1)
 hold.stdout.readline()
-hold.stdin.write('{"id":1,"op":"acquire","name":"x"}\n')
-assert json.loads(hold.stdout.readline())["ok"]["held"]
+for request in json.loads(os.environ.get("LOCKS", '[{"name":"x"}]')):
+    hold.stdin.write(json.dumps(request | {"id": 1, "op": "acquire"}) + "\n")
+    while "ok" not in (line := json.loads(hold.stdout.readline())): pass
+    assert line["ok"]["held"]
 ignore = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 streams = [hold.stdin.fileno(), hold.stdout.fileno()]
 keep = subprocess.Popen(["sleep", "1000"], pass_fds=streams, preexec_fn=ignore)
@@ -143,6 +145,65 @@ fn a_descendant_that_outlives_its_client_ends_before_the_lock() {
         assert!(!free || !is_alive(descendant), "the lock is free while the descendant is alive");
         free
     });
+}
+
+#[test]
+fn a_descendant_ends_before_the_first_of_several_locks() {
+    let locks = Locks::new();
+    let script = locks.script("python3", CLIENT);
+    // The lock that begins to end first ends last.
+    let wanted = json!([{ "name": "y", "max_hold": 62, "grace": 60 }, { "name": "x", "max_hold": 12, "grace": 2 }]);
+    let mut client = client(&script, &["--on-loss", "term"]);
+    let variables = [("ONELOCK_URL", locks.url()), ("LOCKS", wanted.to_string())];
+    let mut client = Process::start(client.envs(variables));
+    let descendant = parse_pid(&client.line());
+    assert_eq!(client.end().0.signal(), Some(SIGTERM as i32));
+    eventually("the first lock is free", || {
+        let free = locks.is_free();
+        assert!(!free || !is_alive(descendant), "the lock is free while the descendant is alive");
+        free
+    });
+    let status = output(&mut onelock(["status", "--json", "--url", &locks.url(), "x"])).stdout;
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!(status["last"]["end"], json!("released"), "not lost: {status}");
+}
+
+/// A client that ignores SIGTERM, with a descendant that does. It holds many locks that all begin
+/// to end, and prints a line once it was told so and was asked to end.
+const PATIENT: &str = r#"
+import json, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+hold = subprocess.Popen(["onelock", "hold", "--json", *sys.argv[1:]], stdin=-1, stdout=-1, encoding="utf-8", bufsize=1)
+keep = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
+stopping = 0
+def read():
+    global stopping
+    line = json.loads(hold.stdout.readline())
+    stopping += line.get("event") == "stopping"
+    return line
+def ask(**request):
+    hold.stdin.write(json.dumps(request | {"id": 1}) + "\n")
+    while (line := read()).get("id") != 1: pass
+    return line["ok"]
+guards = [ask(op="acquire", name=f"x{number}")["guard"] for number in range(20)]
+while stopping < len(guards): read()
+# A guard answers only after it has asked the client to end.
+assert all(ask(op="check", guard=guard)["held"] for guard in guards)
+print("asked", flush=True)
+sys.stdin.readline()
+"#;
+
+#[test]
+fn descendants_are_remembered_once_for_all_locks() {
+    let locks = Locks::new();
+    let script = locks.script("python3", PATIENT);
+    let options = ["--on-loss", "term", "--max-hold", "302s", "--grace", "300s"];
+    let mut client = Process::start(client(&script, &options).env("ONELOCK_URL", locks.url()));
+    client.expect("asked");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", client.hold())).unwrap();
+    let targets = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let handles: Vec<_> = targets.filter(|target| target.to_string_lossy().contains("pidfd")).collect();
+    assert!((1..=3).contains(&handles.len()), "two of the client, and one of its descendant: {handles:?}");
 }
 
 #[test]

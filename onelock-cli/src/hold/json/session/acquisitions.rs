@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::Session;
+use super::{Kept, Session};
 use crate::{
     args::OnLoss,
     hold::json::{held, objects, request::Wish},
@@ -122,7 +122,7 @@ impl Session {
             }
             state.last_guard += 1;
             let number = state.last_guard;
-            state.guards.insert(number, sender);
+            state.guards.insert(number, Kept { commands: sender, signal: guard.loss_signal() });
             number
         };
         self.reply(id, &objects::acquired(number, &guard));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{Locker, Mode};
+use lock_core::{Locker, LossReason, LossSignal, Mode};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::{
@@ -61,21 +61,19 @@ pub(super) struct Session {
     output: Output,
     names: Names,
     state: Mutex<State>,
-    /// Locked while the client is asked to end: its end is then seen only with its family known.
-    stopped: tokio::sync::Mutex<Vec<Stopped>>,
+    /// The descendants of the client, which was asked to end because a lock is about to end. Locked
+    /// meanwhile: the end of the client is then seen only with its family known.
+    stopped: tokio::sync::Mutex<Family>,
 }
 
-/// The descendants of the client, which was asked to end because a lock is about to end.
-#[derive(Clone)]
-struct Stopped {
-    guard: u64,
-    family: Arc<Family>,
-    /// The end of the lock.
-    until: Instant,
+/// A guard, which its task owns.
+struct Kept {
+    commands: UnboundedSender<Command>,
+    signal: LossSignal,
 }
 
 struct State {
-    guards: HashMap<u64, UnboundedSender<Command>>,
+    guards: HashMap<u64, Kept>,
     last_guard: u64,
     ended: BTreeMap<u64, Ended>,
     /// The acquisitions in progress, by the text of the request's id. Dropping one cancels it.
@@ -176,9 +174,9 @@ impl Session {
 /// Guards.
 impl Session {
     fn ask(&self, number: u64, command: Command) {
-        let guard = self.state().guards.get(&number).cloned();
-        let refused = match guard {
-            Some(guard) => guard.send(command).err().map(|refused| refused.0),
+        let commands = self.state().guards.get(&number).map(|guard| guard.commands.clone());
+        let refused = match commands {
+            Some(commands) => commands.send(command).err().map(|refused| refused.0),
             None => Some(command),
         };
         if let Some(command) = refused {
@@ -225,15 +223,18 @@ impl Session {
         }
     }
 
-    /// Tells the client that its work has to stop, and asks it to end if that was chosen. The lock
-    /// ends after `left`.
-    pub(super) async fn stop(&self, number: u64, left: Duration) {
+    /// Tells the client that its work has to stop, and asks it to end if that was chosen.
+    pub(super) async fn stop(&self, number: u64) {
         self.output.send(&objects::stopping(number));
         if self.defaults.on_loss == OnLoss::Term {
             let mut stopped = self.stopped.lock().await;
-            let family = Arc::new(self.with_client(Client::terminate).await);
-            stopped.retain(|one| self.state().guards.contains_key(&one.guard));
-            stopped.push(Stopped { guard: number, family, until: Instant::now() + left });
+            let family = self.with_client(Client::terminate).await;
+            let is_first = self.held(Some(number)).iter().all(|signal| !signal.is_stopping());
+            // The locks of an earlier family were released or renewed.
+            if is_first {
+                *stopped = Family::default();
+            }
+            stopped.add(family);
         }
     }
 
@@ -241,28 +242,36 @@ impl Session {
     pub(super) async fn lose(&self, number: u64, lost: &Value) {
         self.output.send(&objects::lost_event(number, lost));
         if self.defaults.on_loss != OnLoss::Tell {
-            let stopped = self.stopped.lock().await.clone();
-            self.with_client(move |client| client.kill(stopped.iter().map(|one| &*one.family))).await;
+            let family = self.stopped.lock().await.clone();
+            self.with_client(move |client| client.kill(&family)).await;
         }
     }
 
     /// Waits for the descendants of a client that has ended because it was asked to, and kills them
     /// before the end of the lock. Until then no lock may be released.
     async fn outlive_client(&self) {
-        let stopped = self.stopped.lock().await.clone();
-        for Stopped { guard, family, until } in stopped {
-            let left = until.saturating_duration_since(Instant::now());
-            // A file is unlocked at the very end of its lock, and a kill takes a moment.
-            let wait = left * 3 / 4;
-            // The client may have released it before its own end, or it was renewed after all.
-            if !left.is_zero() && self.state().guards.contains_key(&guard) {
-                let outlive = move |client: &Client| {
-                    family.wait(wait);
-                    client.kill_family(&family);
-                };
-                self.with_client(outlive).await;
-            }
+        let family = self.stopped.lock().await.clone();
+        let signals = self.held(None);
+        // The client may have released its locks before it ended, or they were renewed after all.
+        if !signals.iter().any(LossSignal::is_stopping) {
+            return;
         }
+        let left = signals.iter().filter_map(LossSignal::remaining).min().unwrap_or_default();
+        // A file is unlocked at the very end of its lock, and a kill takes a moment.
+        let wait = left * 3 / 4;
+        let outlive = move |client: &Client| {
+            family.wait(wait);
+            client.kill_family(&family);
+        };
+        self.with_client(outlive).await;
+    }
+
+    /// Returns the signals of the guards that the client has not released, except one.
+    fn held(&self, except: Option<u64>) -> Vec<LossSignal> {
+        let is_released = |signal: &LossSignal| signal.check().is_err_and(|lost| lost.reason == LossReason::Released);
+        let state = self.state();
+        let guards = state.guards.iter().filter(|(number, _)| Some(**number) != except);
+        guards.map(|(_, guard)| guard.signal.clone()).filter(|signal| !is_released(signal)).collect()
     }
 
     /// Calls `work` in a thread, because the locks must be renewed meanwhile.
@@ -327,7 +336,7 @@ impl Session {
         state.pending.clear();
         for guard in state.guards.values() {
             let lost = lost.map(|(reason, message)| json!({ "reason": reason, "message": message }));
-            let _ = guard.send(Command::End(lost));
+            let _ = guard.commands.send(Command::End(lost));
         }
     }
 
