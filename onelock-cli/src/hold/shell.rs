@@ -150,19 +150,32 @@ impl Holder<'_> {
             Err(failure) => Err(failure),
         };
         self.send(ToWatchdog::Finish);
-        self.wait_for_watchdog_exit().await;
+        self.wait_for_watchdog_exit(&guard).await;
         let released = guard.release().await;
         self.exit(ended?, released)
     }
 
     /// Waits for the end of the watchdog, which may still have to end descendants of a client that
-    /// has ended first.
-    async fn wait_for_watchdog_exit(&self) {
-        if self.watchdog.is_some() {
-            let gone = async { while watchdog_event(self.watchdog.as_ref()).await.is_some() {} };
-            // The grace time is the longest for a lock without a lease.
-            let _ = timeout(self.duty.grace(None) + WATCHDOG_TIMEOUT, gone).await;
+    /// has ended first. If the lock is lost, they have no more time.
+    async fn wait_for_watchdog_exit(&self, guard: &Guard) {
+        if self.watchdog.is_none() {
+            return;
         }
+        let gone = async { while watchdog_event(self.watchdog.as_ref()).await.is_some() {} };
+        let pass_on_loss = async {
+            let known = guard.lost().await.reason.is_from_the_store();
+            self.send(ToWatchdog::Lost { known });
+            pending::<()>().await;
+        };
+        let ended = async {
+            tokio::select! {
+                biased;
+                () = gone => {}
+                () = pass_on_loss => {}
+            }
+        };
+        // The grace time is the longest for a lock without a lease.
+        let _ = timeout(self.duty.grace(None) + WATCHDOG_TIMEOUT, ended).await;
     }
 
     /// Tells the watchdog of the lock, and waits for its answer.

@@ -203,9 +203,14 @@ impl Watchdog<'_> {
 
     /// Ends the watch after the client and its family: unlocks first, then reports.
     fn end(mut self) -> nix::Result<()> {
-        // In reverse, like every release.
-        while let Some(lock) = self.locks.pop() {
-            sys::unlock(lock.as_fd());
+        // Before the end of its lock, `onelock hold` releases it itself. Unlocked behind its back,
+        // the lock could have another holder by then, whose record the release would change.
+        let releases = self.holder.is_some() && !self.deadline.is_some_and(alarm::has_passed);
+        if !releases {
+            // In reverse, like every release.
+            while let Some(lock) = self.locks.pop() {
+                sys::unlock(lock.as_fd());
+            }
         }
         if let Some(holder) = &self.holder {
             let _ = holder.send(WatchdogEvent::Killed, &[]);

@@ -45,8 +45,8 @@ pub(crate) enum WatchdogEvent {
     Stopped { signal: i32, pid: i32 },
     /// The command ended with this wait status.
     Ended(i32),
-    /// The lock was lost, the command and all its descendants are dead, and the watchdog has
-    /// unlocked.
+    /// The lock was lost or given up, and the processes that worked under it are dead. What the
+    /// watchdog had to unlock is unlocked.
     Killed,
     /// The lock had ended before the command could be started.
     TooLate,

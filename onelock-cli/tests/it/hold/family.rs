@@ -1,13 +1,13 @@
 //! The programs that a client has started end with it at a loss.
 
-use nix::sys::signal::{SIGKILL, SIGTERM, kill};
+use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM, kill};
 
 use super::fixture::{Process, client};
-use crate::run::fixture::{Locks, eventually, is_alive, parse_pid};
+use crate::run::fixture::{Locks, children, eventually, is_alive, parse_pid};
 
 /// Starts descendants that ignore every signal that can be ignored, and prints their pids.
 const FAMILY: &str = r#"
-coproc LOCK { exec onelock hold --grace 300ms x; }
+coproc LOCK { exec onelock hold $OPTIONS x; }
 read -r -u "${LOCK[0]}" held || exit 1
 trap '' TERM HUP INT
 setsid sh -c 'echo $$; exec sleep 1000' &
@@ -18,7 +18,7 @@ wait
 /// Starts a child in the foreground that ignores SIGTERM, and prints its pid. The script itself
 /// dies of SIGTERM at once.
 const CHILD: &str = r#"
-coproc LOCK { exec onelock hold --grace 300ms $LIMIT x; }
+coproc LOCK { exec onelock hold $OPTIONS x; }
 read -r -u "${LOCK[0]}" held || exit 1
 sh -c 'trap "" TERM; echo $$; exec sleep 1000'
 true
@@ -35,9 +35,9 @@ print(os.getpid(), flush=True)
 sys.stdin.readline()
 "#;
 
-fn start(locks: &Locks, interpreter: &str, text: &str, limit: &str) -> Process {
+fn start(locks: &Locks, interpreter: &str, text: &str, options: &str) -> Process {
     let script = locks.script(interpreter, text);
-    Process::start(client(&script, &[]).envs([("ONELOCK_URL", locks.url().as_str()), ("LIMIT", limit)]))
+    Process::start(client(&script, &[]).envs([("ONELOCK_URL", locks.url().as_str()), ("OPTIONS", options)]))
 }
 
 /// Reads so many pids, and checks that their processes end before the lock does.
@@ -58,7 +58,7 @@ fn dies_before_the_lock_is_free(locks: &Locks, mut script: Process, pids: usize,
 fn descendants_end_before_the_lock_of_a_signalled_hold() {
     for signal in [SIGKILL, SIGTERM] {
         let locks = Locks::new();
-        let script = start(&locks, "bash", FAMILY, "");
+        let script = start(&locks, "bash", FAMILY, "--grace 300ms");
         dies_before_the_lock_is_free(&locks, script, 3, |script| kill(script.hold(), signal).unwrap());
     }
 }
@@ -67,7 +67,7 @@ fn descendants_end_before_the_lock_of_a_signalled_hold() {
 fn a_child_that_outlives_its_script_ends_before_the_lock() {
     for signal in [SIGKILL, SIGTERM] {
         let locks = Locks::new();
-        let script = start(&locks, "bash", CHILD, "");
+        let script = start(&locks, "bash", CHILD, "--grace 300ms");
         dies_before_the_lock_is_free(&locks, script, 1, |script| kill(script.hold(), signal).unwrap());
     }
 }
@@ -75,7 +75,7 @@ fn a_child_that_outlives_its_script_ends_before_the_lock() {
 #[test]
 fn a_child_outlives_no_lock_that_runs_out() {
     let locks = Locks::new();
-    let script = start(&locks, "bash", CHILD, "--max-hold 5s");
+    let script = start(&locks, "bash", CHILD, "--grace 300ms --max-hold 5s");
     dies_before_the_lock_is_free(&locks, script, 1, |_| {});
 }
 
@@ -84,4 +84,41 @@ fn a_client_that_adopts_the_watchdog_ends_before_the_lock() {
     let locks = Locks::new();
     let script = start(&locks, "python3", SUBREAPER, "");
     dies_before_the_lock_is_free(&locks, script, 1, |script| kill(script.hold(), SIGKILL).unwrap());
+}
+
+/// Long enough for a test to end before the lock, which begins to end after 2 s.
+const STOPS_EARLY: &str = "--max-hold 300s --grace 298s";
+
+#[test]
+fn a_known_loss_leaves_no_time_to_the_child_of_a_dead_script() {
+    let locks = Locks::new();
+    let mut script = start(&locks, "bash", CHILD, STOPS_EARLY);
+    let child = parse_pid(&script.line());
+    eventually("the script has ended", || !is_alive(script.pid()));
+    assert!(is_alive(child) && !locks.is_free());
+    std::fs::remove_file(locks.file()).unwrap();
+    eventually("the child has ended", || !is_alive(child));
+}
+
+/// A release changes the record, which may be that of the next holder once the lock is free.
+#[test]
+fn a_lock_is_not_free_before_its_hold_releases_it() {
+    for (options, ends_early) in [("--grace 300ms", false), (STOPS_EARLY, true)] {
+        let locks = Locks::new();
+        let mut script = start(&locks, "bash", CHILD, options);
+        let (child, hold) = (parse_pid(&script.line()), script.hold());
+        let watchdog = children(hold)[0];
+        if !ends_early {
+            kill(hold, SIGTERM).unwrap();
+        }
+        eventually("the script has ended", || !is_alive(script.pid()));
+        kill(hold, SIGSTOP).unwrap();
+        if ends_early {
+            kill(child, SIGKILL).unwrap();
+        }
+        eventually("the watchdog has ended", || !is_alive(watchdog));
+        assert!(!is_alive(child) && !locks.is_free(), "{options}");
+        kill(hold, SIGCONT).unwrap();
+        eventually("the lock is free", || locks.is_free());
+    }
 }
