@@ -84,7 +84,7 @@ async fn acquire_and_supervise(
         channel,
         signals,
         watchdog,
-        sent_deadline: guard.valid_until(),
+        sent_deadline: None,
         lease: guard.valid_until().map(|until| until.since(SystemClock.now())),
         lost: None,
         stop_requested: false,
@@ -137,6 +137,7 @@ impl Supervisor<'_> {
         // Messages and metrics may have taken seconds since the lock was acquired.
         guard.check().map_err(not_started)?;
         let locks = guard.descriptors().map_err(|e| Failure::os("sharing the lock with the watchdog", e))?;
+        self.sent_deadline = guard.valid_until();
         let start = ToWatchdog::Start { token: guard.token().map(|t| t.get()), deadline: self.sent_deadline };
         if self.channel.get_ref().send(start, &locks).is_err() {
             return Ok(self.kill_orphans().await);

@@ -56,7 +56,7 @@ fn start(
     supervisor: Channel,
     job: &Job,
     token: Option<u64>,
-    deadline: Option<ClockReading>,
+    mut deadline: Option<ClockReading>,
     locks: Vec<OwnedFd>,
 ) -> nix::Result<()> {
     let mut set = SigSet::empty();
@@ -64,10 +64,11 @@ fn start(
     let children = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let alarm = Alarm::new()?;
     // This process may have been frozen since the message was sent.
-    if deadline.is_some_and(alarm::has_passed) {
+    let Some(signals) = read_queued(&supervisor, &mut deadline)?.filter(|_| !deadline.is_some_and(alarm::has_passed))
+    else {
         drop(locks);
         return supervisor.send(WatchdogEvent::TooLate, &[]);
-    }
+    };
     // The watchdog leaves the group before the command starts. Otherwise a signal to the whole
     // group could kill the watchdog, and no process would clean up.
     let command = match job.spawn(token, deadline, || leave_process_group(job)) {
@@ -85,7 +86,30 @@ fn start(
         Watchdog { supervisor, children, alarm, locks, command, group, grace, deadline, kill_at: None, ended: false };
     // If the supervisor has ended by now, the loop notices.
     let _ = watchdog.supervisor.send(WatchdogEvent::Started, &[]);
+    signals.into_iter().for_each(|signal| watchdog.pass_on(signal));
     watchdog.watch()
+}
+
+/// Reads what the supervisor has sent since it asked for the start: new ends of the lease, and
+/// signals for the command, which are returned. `None` if the command must not start.
+fn read_queued(supervisor: &Channel, deadline: &mut Option<ClockReading>) -> nix::Result<Option<Vec<i32>>> {
+    let mut signals = Vec::new();
+    loop {
+        let mut source = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut source, PollTimeout::ZERO) {
+            Ok(0) => return Ok(Some(signals)),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+        }
+        match supervisor.receive()? {
+            Some((ToWatchdog::Deadline(at), _)) => *deadline = Some(at),
+            Some((ToWatchdog::Signal(signal), _)) => signals.push(signal),
+            Some((ToWatchdog::Lost { .. } | ToWatchdog::Finish | ToWatchdog::Start { .. }, _)) | None => {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 /// Moves the watchdog out of the job's process group, so that SIGKILL to the group leaves a process
@@ -164,12 +188,7 @@ impl Watchdog {
     /// Handles one message from the supervisor.
     fn handle_message(&mut self) -> Next {
         match self.supervisor.receive() {
-            Ok(Some((ToWatchdog::Signal(signal), _))) if !self.ended => {
-                let _ = match self.group {
-                    Some(group) => sys::kill_group(group, signal),
-                    None => sys::kill(self.command, signal),
-                };
-            }
+            Ok(Some((ToWatchdog::Signal(signal), _))) if !self.ended => self.pass_on(signal),
             Ok(Some((ToWatchdog::Deadline(at), _))) => self.deadline = Some(at),
             // Another client may hold the lock already.
             Ok(Some((ToWatchdog::Lost { known: true }, _))) if !self.ended => {
@@ -186,6 +205,13 @@ impl Watchdog {
             }
         }
         Next::Watch
+    }
+
+    fn pass_on(&self, signal: i32) {
+        let _ = match self.group {
+            Some(group) => sys::kill_group(group, signal),
+            None => sys::kill(self.command, signal),
+        };
     }
 
     fn reap_children(&mut self) -> Next {

@@ -83,3 +83,73 @@ fn a_thawed_watchdog_starts_nothing_without_its_lock() {
     assert!(message.contains("; the command was not started"), "{message}");
     assert!(!ran.exists());
 }
+
+/// The library keeps the watchdog from its work until another message was sent to it: that the
+/// lock was lost (tag 4), or the end of a later lease (tag 2).
+const BUSY: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+static int is_watchdog(void) {
+    char name[16] = "";
+    prctl(PR_GET_NAME, name);
+    return strcmp(name, "lock-watchdog") == 0;
+}
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    ssize_t sent = ((ssize_t (*)(int, const struct msghdr *, int)) dlsym(RTLD_NEXT, "sendmsg"))(fd, message, flags);
+    if (sent == 32 && !is_watchdog() && *(uint64_t *) message->msg_iov[0].iov_base == atoi(getenv("TAG"))) {
+        close(open(getenv("SENT"), O_CREAT | O_WRONLY, 0600));
+    }
+    return sent;
+}
+ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+    static int received;
+    ssize_t got = ((ssize_t (*)(int, struct msghdr *, int)) dlsym(RTLD_NEXT, "recvmsg"))(fd, message, flags);
+    if (got == 32 && is_watchdog() && !received++) {
+        struct timespec pause = {0, 1000000};
+        uint64_t *deadline = (uint64_t *) message->msg_iov[0].iov_base + 2;
+        for (struct timespec now = {0, 0}; access(getenv("SENT"), F_OK) != 0 || now.tv_sec <= *deadline / 1000000000;) {
+            nanosleep(&pause, 0);
+            clock_gettime(CLOCK_BOOTTIME, &now);
+            if (atoi(getenv("TAG")) == 4) now.tv_sec = INT32_MAX;
+        }
+    }
+    return got;
+}"#;
+
+/// Returns a run whose watchdog is kept from its work, and the file that the command creates.
+fn with_busy_watchdog(locks: &Locks, url: &str, tag: &str) -> (Command, PathBuf) {
+    let [sent, ran] = ["sent", "ran"].map(|file| locks.dir.path().join(file));
+    let mut run = onelock(["run", "--url", url, "x", "touch"]);
+    run.arg(&ran).env("LD_PRELOAD", locks.library(BUSY)).env("TAG", tag).env("SENT", sent);
+    (run, ran)
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_busy_watchdog_starts_nothing_after_a_loss() {
+    let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
+    let (mut run, ran) = with_busy_watchdog(&locks, &format!("redis://{}?renew=100ms", server.addr()), "4");
+    let run = Running::start(&mut run);
+    eventually("the lock is held", || !server.command(&["KEYS", "*"]).starts_with("*0"));
+    server.command(&["FLUSHALL"]);
+    let message = run.ends_with(75);
+    assert!(message.contains("; the command was not started"), "{message}");
+    assert!(!ran.exists());
+}
+
+#[test]
+fn a_busy_watchdog_knows_of_renewals() {
+    let locks = Locks::new();
+    let (mut run, ran) = with_busy_watchdog(&locks, "memory:?ttl=5s", "2");
+    let ran_late = output(&mut run);
+    assert_eq!(ran_late.status.code(), Some(0), "{ran_late:?}");
+    assert!(ran.exists());
+}
