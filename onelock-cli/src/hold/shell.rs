@@ -1,6 +1,6 @@
 //! The form for shells: one lock, held until the standard input ends.
 
-use std::{ffi::OsStr, future::pending, io::IsTerminal as _, time::Duration};
+use std::{ffi::OsStr, fmt::Display, future::pending, io::IsTerminal as _, time::Duration};
 
 use lock_core::{
     Guard, LockName, Lost,
@@ -145,7 +145,9 @@ struct Holder<'a> {
 
 impl Holder<'_> {
     async fn hold(mut self, guard: Guard) -> Result<Exit, Failure> {
-        let ended = match self.start_watch(&guard).await {
+        let started = self.start_watch(&guard).await;
+        // This process may have been frozen since the lock was acquired.
+        let ended = match started.and_then(|()| guard.check().map_err(not_told)) {
             Ok(()) => self.serve(&guard).await,
             Err(failure) => Err(failure),
         };
@@ -190,6 +192,7 @@ impl Holder<'_> {
         std::mem::forget(locks);
         match watchdog_event(self.watchdog.as_ref()).await {
             Some(WatchdogEvent::Started) if sent.is_ok() => Ok(()),
+            Some(WatchdogEvent::TooLate) => Err(not_told(about_to_end(self.name))),
             _ => Err(Failure::new(exit::OS, "the watchdog process died, so the lock was released")),
         }
     }
@@ -296,10 +299,7 @@ impl Holder<'_> {
         match end {
             End::Signal(signal) => Ok(Exit::Signal(signal)),
             End::Lost(lost) => Err(Failure::new(exit::LOST, lost.to_string())),
-            End::Killed => {
-                let message = format!("the lock \"{name}\" was lost: its lease was about to end; its client was ended");
-                Err(Failure::new(exit::LOST, message))
-            }
+            End::Killed => Err(Failure::new(exit::LOST, format!("{}; its client was ended", about_to_end(name)))),
             End::WatchdogDied => Err(Failure::new(exit::OS, "the watchdog process died, so the client was ended")),
             End::Abandoned => match released {
                 Ok(Release::Released) => Ok(Exit::Code(0)),
@@ -314,6 +314,14 @@ impl Holder<'_> {
             },
         }
     }
+}
+
+fn about_to_end(name: &LockName) -> String {
+    format!("the lock \"{name}\" was lost: its lease was about to end")
+}
+
+fn not_told(lost: impl Display) -> Failure {
+    Failure::new(exit::LOST, format!("{lost}; the client was not told of the lock"))
 }
 
 /// Returns the next event; `None` once the watchdog has ended. Without a watchdog there is none.

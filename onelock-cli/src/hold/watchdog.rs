@@ -66,6 +66,10 @@ pub(super) fn main(holder: Channel, duty: &Duty<'_>, inherited: &InheritedState)
 fn wait_for_lock(holder: Channel, duty: &Duty<'_>) -> nix::Result<()> {
     // Without the lock there is nothing to watch.
     let Some((ToWatchdog::Start { deadline, .. }, locks)) = holder.receive()? else { return Ok(()) };
+    // This process may have been frozen since the message was sent. The client knows of no lock.
+    if deadline.is_some_and(alarm::has_passed) {
+        return holder.send(WatchdogEvent::TooLate, &[]);
+    }
     let lease = deadline.map(|at| at.since(SystemClock.now()));
     // All that may fail comes before the client is told of the lock.
     let alarm = Alarm::new()?;

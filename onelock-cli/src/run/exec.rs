@@ -9,6 +9,7 @@ use super::{
     acquire::{self, WaitOutcome},
     plan::Plan,
     signals::Signals,
+    supervisor::not_started,
 };
 use crate::{
     exit::{self, Exit, Failure},
@@ -61,6 +62,10 @@ fn become_command(plan: &Plan, guard: &Guard, store: &str) -> Failure {
     let inherited_locks: nix::Result<Vec<_>> = locks.iter().map(nix::unistd::dup).collect();
     if let Err(error) = inherited_locks {
         return Failure::os("copying the lock's descriptor", error);
+    }
+    // This process may have been frozen since the lock was acquired.
+    if let Err(lost) = guard.check() {
+        return not_started(lost);
     }
     let error = plan.job.exec(guard.token().map(|t| t.get()), None);
     Failure::spawn(&plan.job.argv[0], &error)

@@ -48,7 +48,7 @@ pub(crate) enum WatchdogEvent {
     /// The lock was lost or given up, and the processes that worked under it are dead. What the
     /// watchdog had to unlock is unlocked.
     Killed,
-    /// The lock had ended before the command could be started.
+    /// The lock had ended before the command could be started, or the client be told of the lock.
     TooLate,
 }
 

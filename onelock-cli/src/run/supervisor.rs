@@ -320,7 +320,7 @@ impl Supervisor<'_> {
     }
 }
 
-fn not_started(lost: impl Display) -> Failure {
+pub(super) fn not_started(lost: impl Display) -> Failure {
     Failure::new(exit::LOST, format!("{lost}; the command was not started"))
 }
 

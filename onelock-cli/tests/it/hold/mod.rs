@@ -4,6 +4,7 @@
 mod clients;
 mod family;
 mod fixture;
+mod late;
 mod protocol;
 mod sessions;
 mod shell;
