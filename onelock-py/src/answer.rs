@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use lock_core::{
-    Guard, Holder, LockName, LossReason, Lost, Mode,
+    Holder, LockName, LossReason, Lost, Mode,
     backend::{Break, End, Finding, Listing, PastHolder, Release},
 };
 use pyo3::{
@@ -11,13 +11,12 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 
-use crate::guard::CoreGuard;
+use crate::{background::CountedGuard, guard::CoreGuard};
 
 /// The answer of an operation.
 pub(crate) enum Answer {
     Done,
-    /// With the name of the holder.
-    Guard(Box<Guard>, String),
+    Guard(Box<CountedGuard>),
     Contended(Holder),
     Holder(Option<Holder>),
     Past(Option<PastHolder>),
@@ -33,7 +32,7 @@ impl Answer {
     pub(crate) fn into_py(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(match self {
             Self::Done => py.None(),
-            Self::Guard(guard, owner) => Py::new(py, CoreGuard::new(*guard, owner)?)?.into_any(),
+            Self::Guard(counted) => Py::new(py, CoreGuard::new(*counted)?)?.into_any(),
             Self::Contended(holder) => holder_to_py(py, &holder)?,
             Self::Holder(holder) => match holder {
                 Some(holder) => holder_to_py(py, &holder)?,

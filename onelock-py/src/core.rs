@@ -9,7 +9,7 @@ use std::{
 };
 
 use lock_core::{
-    Capability, ConfigString, Error, ErrorKind, LockRequest, Locker, Operation, Registry, Timing, TryAcquire,
+    Capability, ConfigString, Error, ErrorKind, Guard, LockRequest, Locker, Operation, Registry, Timing, TryAcquire,
     backend::Process,
 };
 use once_cell::race::OnceBox;
@@ -19,6 +19,7 @@ use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
     answer::{Answer, seconds},
+    background::{CountedGuard, Settles},
     bell::Bell,
     errors,
     op::{Cell, Op},
@@ -152,7 +153,8 @@ impl Core {
             if let Some(noted) = noted {
                 request = request.on_contention(move |holder| noted.note_contended(holder));
             }
-            acquire(request, wait, owner).await
+            let answer = |guard| Answer::Guard(Box::new(CountedGuard::new(guard, owner, locker.clone())));
+            acquire(request, wait, answer).await
         })
     }
 
@@ -211,18 +213,6 @@ impl Core {
         })
     }
 
-    /// Waits for the releases in the background. Opens nothing.
-    #[pyo3(signature = (bell=None, key=0))]
-    fn wait_idle(&self, bell: Option<&Bell>, key: u64) -> PyResult<Op> {
-        let locker = self.opened.here().lock().clone();
-        Op::start(Cell::new(bell.map(|bell| (bell, key))), async move {
-            if let Some(locker) = locker {
-                locker.wait_idle().await;
-            }
-            Ok(Answer::Done)
-        })
-    }
-
     /// Ends the connections of this process once no guard needs them. The next use opens the store
     /// anew.
     fn close(&self) {
@@ -265,6 +255,8 @@ impl Core {
                     opened.lock().get_or_insert(new).clone()
                 }
             };
+            // Dropped after the work, also if that is cancelled.
+            let _settles = Settles(locker.clone());
             work(locker).await
         })
     }
@@ -292,14 +284,14 @@ async fn open(config: ConfigString, directory: Option<UserDirectory>) -> Result<
     REGISTRY.open(config).await
 }
 
-async fn acquire(request: LockRequest, wait: Wait, owner: String) -> Result<Answer, Error> {
+async fn acquire(request: LockRequest, wait: Wait, answer: impl FnOnce(Guard) -> Answer) -> Result<Answer, Error> {
     let outcome = match wait {
-        Wait::Forever => return request.acquire().await.map(|guard| Answer::Guard(Box::new(guard), owner)),
+        Wait::Forever => return request.acquire().await.map(answer),
         Wait::No => request.try_acquire().await?,
         Wait::AtMost(wait) => request.acquire_within(wait).await?,
     };
     Ok(match outcome {
-        TryAcquire::Acquired(guard) => Answer::Guard(Box::new(guard), owner),
+        TryAcquire::Acquired(guard) => answer(guard),
         TryAcquire::Contended(holder) => Answer::Contended(holder),
     })
 }

@@ -1,12 +1,22 @@
 //! The runtime of this process. Each child made by `fork` gets one of its own.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use lock_core::backend::Process;
 use nix::sys::signal::SigSet;
 use once_cell::race::OnceBox;
-use pyo3::{PyResult, exceptions::PyOSError};
-use tokio::runtime::{Builder, Runtime};
+use pyo3::{exceptions::PyOSError, prelude::*};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::events::Events;
 
@@ -16,6 +26,8 @@ pub(crate) struct Engine {
     process: Process,
     pub(crate) runtime: Runtime,
     pub(crate) events: Events,
+    /// The number of tasks that may still acquire or release a lock.
+    tasks: watch::Sender<usize>,
     /// The engine of a child that was forked from this process.
     next: OnceBox<Self>,
 }
@@ -52,6 +64,15 @@ impl Engine {
         }
     }
 
+    /// Starts a task that [`wait_idle`] waits for, also after it was cancelled.
+    pub(crate) fn spawn<F>(&self, work: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let counted = Counted::new(&self.tasks);
+        self.runtime.spawn(Task { work: Box::pin(work), counted })
+    }
+
     fn start() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -63,6 +84,51 @@ impl Engine {
             })
             .enable_all()
             .build()?;
-        Ok(Self { process: Process::current(), runtime, events: Events::default(), next: OnceBox::new() })
+        let (process, events, tasks) = (Process::current(), Events::default(), watch::Sender::default());
+        Ok(Self { process, runtime, events, tasks, next: OnceBox::new() })
     }
+}
+
+/// A task with its count. Its work is dropped first, which may begin a release in the background.
+struct Task<F> {
+    work: Pin<Box<F>>,
+    #[expect(dead_code, reason = "counted until the work is dropped")]
+    counted: Counted,
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.work.as_mut().poll(context)
+    }
+}
+
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn new(tasks: &watch::Sender<usize>) -> Self {
+        tasks.send_modify(|count| *count += 1);
+        Self(tasks.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits for all operations and all releases in the background, for at most `limit` seconds.
+#[pyfunction]
+pub(crate) fn wait_idle(py: Python<'_>, limit: f64) {
+    let Some(engine) = Engine::started() else { return };
+    let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
+    let mut tasks = engine.tasks.subscribe();
+    // A release that ends later is not waited for.
+    py.detach(|| {
+        engine.runtime.block_on(async {
+            let _ = timeout(limit, tasks.wait_for(|count| *count == 0)).await;
+        });
+    });
 }

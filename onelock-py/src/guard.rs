@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use lock_core::{Error, Guard, Holder, LossReason, LossSignal, Lost, Release, backend::Process};
+use lock_core::{Error, Holder, LossReason, LossSignal, Lost, Release, backend::Process};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     answer::{Answer, holder_to_py, lost_to_py, seconds},
+    background::CountedGuard,
     bell::Bell,
     engine::Engine,
     events::Event,
@@ -33,7 +34,7 @@ const LOST: i32 = 75;
 #[pyclass(frozen, weakref)]
 pub(crate) struct CoreGuard {
     /// A renewal borrows it, and the release takes it. `None` after that.
-    guard: Option<Arc<Mutex<Option<Guard>>>>,
+    guard: Option<Arc<Mutex<Option<CountedGuard>>>>,
     signal: LossSignal,
     crashed: Option<Holder>,
     name: String,
@@ -44,8 +45,9 @@ pub(crate) struct CoreGuard {
 }
 
 impl CoreGuard {
-    pub(crate) fn new(guard: Guard, owner: String) -> PyResult<Self> {
+    pub(crate) fn new(counted: CountedGuard) -> PyResult<Self> {
         static KEYS: AtomicU64 = AtomicU64::new(0);
+        let guard = &counted.guard;
         let (signal, key) = (guard.loss_signal(), KEYS.fetch_add(1, Ordering::Relaxed));
         let engine = Engine::here()?;
         let watched = signal.clone();
@@ -59,9 +61,9 @@ impl CoreGuard {
             crashed: guard.crashed_holder().cloned(),
             name: guard.name().as_str().to_owned(),
             token: guard.token().map(|token| token.get()),
-            guard: Some(Arc::new(Mutex::new(Some(guard)))),
+            owner: counted.owner.clone(),
+            guard: Some(Arc::new(Mutex::new(Some(counted)))),
             signal,
-            owner,
             process: Process::current(),
             key,
         })
@@ -71,7 +73,7 @@ impl CoreGuard {
         self.signal.check().err()
     }
 
-    fn guard(&self) -> Arc<Mutex<Option<Guard>>> {
+    fn guard(&self) -> Arc<Mutex<Option<CountedGuard>>> {
         Arc::clone(self.guard.as_ref().expect("it is taken only by the drop"))
     }
 }
@@ -130,7 +132,7 @@ impl CoreGuard {
         let (guard, signal) = (self.guard(), self.signal.clone());
         Op::start(Cell::new(bell.map(|bell| (bell, key))), async move {
             match &*guard.lock().await {
-                Some(guard) => guard.renew_if_below(at_least).await?,
+                Some(counted) => counted.guard.renew_if_below(at_least).await?,
                 // Released meanwhile.
                 None => signal.check().map_err(Error::from)?,
             }
@@ -155,7 +157,7 @@ impl CoreGuard {
                 None => guard.lock().await.take(),
             };
             match taken {
-                Some(guard) => guard.release().await.map(Answer::Release),
+                Some(counted) => counted.release().await.map(Answer::Release),
                 None => Ok(Answer::Release(Release::NotHeld(None))),
             }
         })
@@ -199,7 +201,7 @@ impl CoreGuard {
         let taken = guard.try_lock().map(|mut guard| guard.take());
         match taken {
             Ok(taken) => drop(taken),
-            Err(_) => drop(Engine::here()?.runtime.spawn(async move { drop(guard.lock().await.take()) })),
+            Err(_) => drop(Engine::here()?.spawn(async move { drop(guard.lock().await.take()) })),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! attaches to Python. `python/onelock` is what users see.
 
 mod answer;
+mod background;
 mod bell;
 mod core;
 mod engine;
@@ -24,6 +25,7 @@ fn _onelock(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bell::Bell>()?;
     module.add_class::<testing::TestStore>()?;
     module.add_function(wrap_pyfunction!(events::next_event, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::wait_idle, module)?)?;
     module.add_function(wrap_pyfunction!(events::close, module)?)?;
     module.add_function(wrap_pyfunction!(log::enable, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

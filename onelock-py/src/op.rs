@@ -100,7 +100,7 @@ impl Op {
     ) -> PyResult<Self> {
         let engine = Engine::here()?;
         let finished = Arc::clone(&cell);
-        let task = engine.runtime.spawn(async move {
+        let task = engine.spawn(async move {
             let answer = AssertUnwindSafe(work).catch_unwind().await;
             finished.finish(answer.unwrap_or_else(|panic| Err(panicked(&*panic))));
         });

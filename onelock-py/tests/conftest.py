@@ -38,3 +38,9 @@ def locker(url: str) -> Iterator[onelock.Locker]:
 @pytest.fixture
 def redis_url(tmp_path: Path) -> str:
     return store_url("redis", tmp_path)
+
+
+@pytest.fixture(params=["files", "redis", "dynamodb"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A config string of each store that processes share."""
+    return store_url(request.param, tmp_path)

@@ -41,13 +41,6 @@ sys.exit(os.waitstatus_to_exitcode(status))
     return ended.stdout
 
 
-@pytest.fixture(params=["files", "redis", "dynamodb"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    from conftest import store_url
-
-    return store_url(request.param, tmp_path)
-
-
 def test_a_child_holds_nothing_of_its_parent(shared_url: str) -> None:
     work = """
 try:
@@ -247,97 +240,6 @@ onelock.Locker({url!r}).acquire("x")
         _, error = child.communicate(timeout=30)
     assert child.returncode == (4 if number == signal.SIGTERM else -signal.SIGINT), error
     assert "KeyboardInterrupt" in error or number == signal.SIGTERM
-
-
-EXITS = {
-    "held": "guard = locker.acquire('x')",
-    "held by a global in a with": "lock = locker.lock('x'); lock.__enter__()",
-    "forgotten in a cycle": "guard = locker.acquire('x'); cycle = [guard]; cycle.append(cycle)",
-    "an exception in the block": "locker.lock('x').__enter__(); raise SystemExit(0)",
-    "waiters in daemon threads": """
-guard = locker.acquire('x')
-import threading
-for _ in range(8):
-    threading.Thread(target=lambda: locker.acquire('x'), daemon=True).start()
-""",
-    "a pending task of asyncio": """
-import asyncio
-guard = locker.acquire('x')
-async def main():
-    asyncio.ensure_future(locker.aio.acquire('x'))
-    await asyncio.sleep(0.01)
-asyncio.run(main())
-""",
-    "a callback and log records": """
-onelock.enable_logging('debug')
-guard = locker.acquire('x')
-guard.on_lost(print)
-""",
-    "an operation whose answer comes at the exit": """
-import onelock._onelock
-op = locker._core.acquire('x', None, {})
-""",
-}
-
-
-@pytest.mark.parametrize("what", EXITS)
-def test_python_exits_without_a_word_and_leaves_no_lock(what: str, tmp_path: Path, redis_url: str) -> None:
-    for number in range(12):
-        url = redis_url if number % 2 else f"file://{tmp_path}/locks"
-        script = f"import sys, onelock\nlocker = onelock.Locker(sys.argv[1])\n{EXITS[what]}"
-        ended = subprocess.run([sys.executable, "-c", script, url], capture_output=True, timeout=50, text=True)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", ""), ended
-        # The ttl is 30 s, so a lock that was left would still be held.
-        assert onelock.Locker(url).acquire("x", wait=15).release()
-
-
-KEEPS_UNTIL_THE_END = """
-import atexit, subprocess, sys, threading
-
-TRIES = "import onelock, sys; print('held' if not onelock.Locker(sys.argv[1]).try_acquire('x') else 'free')"
-# Runs after the exit handler of the package, because it is registered before.
-atexit.register(subprocess.run, [sys.executable, "-c", TRIES, sys.argv[1]])
-import onelock
-
-locker = onelock.Locker(sys.argv[1])
-held = threading.Event()
-
-def work():
-    with locker.lock("x", ttl=2) as guard:
-        held.set()
-        while True:
-            guard.sleep(0.001)
-
-threading.Thread(target=work, daemon=True).start()
-assert held.wait(30)
-"""
-
-
-def test_a_daemon_thread_keeps_its_lock_until_the_end(shared_url: str) -> None:
-    for _ in range(2):
-        script = [sys.executable, "-c", KEEPS_UNTIL_THE_END, shared_url]
-        ended = subprocess.run(script, capture_output=True, timeout=50, text=True)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held\n", ""), ended
-        assert onelock.Locker(shared_url).acquire("x", wait=30).release()
-
-
-CLEANS_UP = """
-import atexit, sys
-import onelock
-
-def clean_up():
-    guard.check()
-    print("held", guard.release())
-
-atexit.register(clean_up)
-guard = onelock.Locker(sys.argv[1]).acquire("x")
-"""
-
-
-def test_an_exit_handler_that_comes_after_the_import_runs_under_the_lock(tmp_path: Path) -> None:
-    script = [sys.executable, "-c", CLEANS_UP, f"file://{tmp_path}/locks"]
-    ended = subprocess.run(script, capture_output=True, timeout=50, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held True\n", ""), ended
 
 
 COMES_FIRST_TWICE = """

@@ -51,8 +51,7 @@ class _Loop:
         op: Op | None = None
         try:
             self._waiting[key] = asyncio.get_running_loop().create_future()
-            op = begin(self.bell, key)
-            _engine.process().ops.add(op)
+            op = _engine.start(lambda: begin(self.bell, key))
             while not op.ready:
                 await self._waiting[key]
                 self._waiting[key] = asyncio.get_running_loop().create_future()
@@ -63,6 +62,7 @@ class _Loop:
         except BaseException:
             if op is not None:
                 op.cancel()
+            _engine.stop_at_exit()
             raise
         finally:
             del self._waiting[key]

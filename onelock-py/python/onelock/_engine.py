@@ -33,15 +33,25 @@ class _Process:
     """What this process has to end and to report. A child made by ``fork`` gets its own."""
 
     def __init__(self) -> None:
-        self.ops: weakref.WeakSet[Op] = weakref.WeakSet()
+        # Other threads change both while Python exits. Of these collections, only a list of the
+        # references is made in one step.
+        self.ops: weakref.WeakKeyDictionary[Op, None] = weakref.WeakKeyDictionary()
         self.guards: weakref.WeakKeyDictionary[CoreGuard, weakref.ref[threading.Thread]] = weakref.WeakKeyDictionary()
         """Each guard, and the thread that acquired its lock."""
-        self.idle: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_lost: weakref.WeakValueDictionary[int, GuardBase] = weakref.WeakValueDictionary()
         """The guards that have a callback, by their keys."""
         self.starting = threading.RLock()
         self.reports = False
         self.exits = False
+
+    def all_ops(self) -> list[Op]:
+        """Returns the operations that may run now."""
+        return [op for ref in self.ops.keyrefs() if (op := ref()) is not None]
+
+    def all_guards(self) -> list[tuple[CoreGuard, threading.Thread | None]]:
+        """Returns the guards, and the threads that acquired their locks."""
+        guards = [guard for ref in self.guards.keyrefs() if (guard := ref()) is not None]
+        return [(guard, self.guards[guard]()) for guard in guards]
 
 
 # Made here and in the handler of `fork`, where there is one thread. Two threads that make the first
@@ -63,21 +73,42 @@ def process() -> _Process:
 
 
 def run(begin: Callable[[], Op], on_news: Callable[[dict[str, Any]], None] | None = None) -> Any:
-    """Waits for an operation and returns its answer. Whatever ends the wait cancels it."""
-    here = process()
-    if here.exits and threading.current_thread() is not threading.main_thread():
-        # A daemon thread, which Python is about to stop. It must start nothing more.
-        threading.Event().wait()
+    """Waits for an operation and returns its answer. Any exception cancels it."""
     op: Op | None = None
     try:
-        op = begin()
-        here.ops.add(op)
+        op = start(begin)
         wait_for(op, None, on_news)
         return op.take()
     except BaseException:
         if op is not None:
             op.cancel()
+        stop_at_exit()
         raise
+
+
+def start(begin: Callable[[], Op]) -> Op:
+    """Starts an operation, which the exit of Python cancels."""
+    stop_at_exit()
+    op = begin()
+    process().ops[op] = None
+    if process().exits:
+        # The exit may have passed this operation by.
+        _stop_daemon(op)
+    return op
+
+
+def stop_at_exit() -> None:
+    """Stops a daemon thread once Python exits: it must start nothing more, and raise nothing."""
+    if process().exits:
+        _stop_daemon(None)
+
+
+def _stop_daemon(op: Op | None) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        if op is not None:
+            op.cancel()
+        # Python ends it soon.
+        threading.Event().wait()
 
 
 def wait_for(op: Op, timeout: float | None, on_news: Callable[[dict[str, Any]], None] | None = None) -> bool:
@@ -120,12 +151,11 @@ def _patched_by() -> str | None:
     return None
 
 
-def note_guard(guard: CoreGuard, core: Any) -> None:
+def note_guard(guard: CoreGuard) -> None:
     """Remembers a guard until it is collected, and reports its loss."""
     here = process()
     # A thread may keep the guard, and the guard must not keep the thread.
     here.guards[guard] = weakref.ref(threading.current_thread())
-    here.idle.add(core)
     report()
 
 
@@ -173,15 +203,14 @@ def _may_release(thread: threading.Thread | None) -> bool:
 def _at_exit() -> None:
     """Cancels waiters, and releases what is held, for a bounded time."""
     here = process()
-    end = time.monotonic() + EXIT_SECONDS
     here.exits = True
     try:
-        for op in list(here.ops):
+        for op in here.all_ops():
             op.cancel()
-        releases = [guard.release() for guard, thread in list(here.guards.items()) if _may_release(thread())]
-        releases += [core.wait_idle() for core in list(here.idle)]
-        for release in releases:
-            release.wait(max(0.0, end - time.monotonic()))
+        releases = [guard.release() for guard, thread in here.all_guards() if _may_release(thread)]
+        _onelock.wait_idle(EXIT_SECONDS)
+        # To drop a release would cancel it.
+        del releases
     finally:
         # From here on no native thread wakes a thread of Python, which would find no interpreter.
         _onelock.close()

@@ -33,7 +33,7 @@ class GuardBase:
         # Kept here, and not by the process: a callback that refers to its guard would keep the lock.
         # Each `pop` takes it for one thread alone.
         self._callback: deque[Callable[[Lost], None]] = deque(maxlen=1)
-        _engine.note_guard(native, core)
+        _engine.note_guard(native)
 
     @property
     def name(self) -> str:
@@ -183,8 +183,7 @@ class Guard(GuardBase):
     def wait_lost(self, timeout: Duration | None = None) -> Lost | None:
         """Waits until the lock is lost or released. Returns ``None`` after ``timeout``."""
         limit = None if timeout is None else seconds("timeout", timeout)
-        op = self._native.wait_lost()
-        _engine.process().ops.add(op)
+        op = _engine.start(self._native.wait_lost)
         try:
             return Lost._of(op.take()) if _engine.wait_for(op, limit) else None
         finally:

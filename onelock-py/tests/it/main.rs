@@ -103,6 +103,12 @@ fn forks_signals_and_exits_leave_nothing() {
 }
 
 #[test]
+// verifies: P10, cancelled
+fn exits_of_python_leave_no_lock() {
+    pytest("test_exit.py");
+}
+
+#[test]
 // verifies: cancelled
 fn asyncio_cancels_at_any_moment() {
     pytest("test_asyncio.py");
