@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -181,6 +182,73 @@ def test_threads_that_share_a_file_lock_exclude_each_other(tmp_path: Path) -> No
     other.join(60)
     assert shared.lock_counter == 2
     shared.release(force=True)
+
+
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_the_release_of_a_lost_file_lock_leaves_the_next_one_held(
+    thread_local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.lock"
+    lock, before = FileLock(path, thread_local=thread_local), FileLock(path)
+    attempt, waiting = lock._locker._attempt, threading.Semaphore(0)
+    entered: queue.Queue[tuple[threading.Thread, threading.Event]] = queue.Queue()
+    nested: list[str] = []
+
+    def attempts(*args: Any) -> Any:
+        waiting.release()
+        return attempt(*args)
+
+    def work() -> None:
+        with lock:
+            goes_on = threading.Event()
+            entered.put((threading.current_thread(), goes_on))
+            goes_on.wait(60)
+            try:
+                with lock:
+                    nested.append("held")
+            except onelock.LockLost:
+                nested.append("lost")
+
+    monkeypatch.setattr(lock._locker, "_attempt", attempts)
+    before.acquire()
+    for _ in range(2):
+        threading.Thread(target=work).start()
+        # Both have found that the object holds nothing.
+        assert waiting.acquire(timeout=30)
+    before.release()
+    first, first_goes_on = entered.get(timeout=60)
+    path.unlink()
+    second, second_goes_on = entered.get(timeout=60)
+    first_goes_on.set()
+    first.join(60)
+    assert lock.is_locked and lock.lock_counter == 1
+    with pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
+    second_goes_on.set()
+    second.join(60)
+    assert nested == ["lost", "held"] and not lock.is_locked
+    FileLock(path).acquire(timeout=0).lock.release()
+
+
+def test_no_file_lock_is_acquired_that_was_lost_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.lock"
+    lock = FileLock(path)
+    attempt = lock._locker._attempt
+
+    def loses(*args: Any) -> Any:
+        guard = attempt(*args)
+        path.unlink()
+        assert isinstance(guard, onelock.Guard) and guard.wait_lost(30)
+        return guard
+
+    monkeypatch.setattr(lock._locker, "_attempt", loses)
+    ran = False
+    with pytest.raises(onelock.LockLost), lock:
+        ran = True
+    monkeypatch.undo()
+    assert not ran and lock.lock_counter == 0
+    with lock:
+        assert lock.is_locked
 
 
 APPLICATION = """

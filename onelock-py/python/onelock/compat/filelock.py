@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,12 +60,36 @@ class AcquireReturnProxy:
         self.lock.release()
 
 
+class _Holding:
+    """One acquisition from the store, and how many releases it still needs."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.counter = 0
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has acquired it."""
+        return threading.current_thread() in self._threads
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has acquired it, and not its parent."""
+        return self.guard._native.is_ours
+
+    def count(self) -> None:
+        self._threads.add(threading.current_thread())
+        self.counter += 1
+
+
 class FileLock:
     """Locks the file ``lock_file``, as ``filelock.FileLock`` does. Reentrant for one object.
 
     Only the thread that holds the lock may acquire it again; other threads wait for it. With
     ``thread_local=False``, any thread may acquire it again. In both cases any thread may release it.
-    After a loss, to acquire it again raises ``LockLost`` until it is released. A child made by
+    After a loss, to acquire it again raises ``LockLost`` until it is released. That release leaves
+    the lock of another thread held, which acquired it since the loss. A child made by
     ``fork`` holds nothing of its parent, and waits for the lock like any other process.
     ``poll_interval`` has no effect: a release wakes the waiters. ``lifetime`` is refused, and so is
     ``is_singleton``. There is no fallback to files whose existence is the lock.
@@ -99,9 +124,10 @@ class FileLock:
         self.mode = mode
         self.poll_interval = poll_interval
         self._thread_local = thread_local
-        self._guard: Guard | None = None
-        self._counter = 0
-        self._owner = 0
+        self._held: _Holding | None = None
+        self._lost: list[_Holding] = []
+        """The acquisitions that were lost, and that their threads have not released yet, although
+        another thread has acquired the lock since."""
         directory = quote(str(path.parent.absolute()))
         options = {} if mode == -1 else {"mode": f"{mode:o}"}
         self._locker = Locker(f"file://{directory}", names="plain", **options)
@@ -114,7 +140,7 @@ class FileLock:
     @property
     def is_locked(self) -> bool:
         """Whether this object holds the lock."""
-        guard = self._guard
+        guard = self.guard
         return guard is not None and guard.lost is None
 
     @property
@@ -122,12 +148,13 @@ class FileLock:
         """How often this object was acquired without a release."""
         with _counting:
             self._forget_the_parents()
-            return self._counter
+            return 0 if self._held is None else self._held.counter
 
     @property
     def guard(self) -> Guard | None:
         """The guard of onelock while the lock is held: its token, its loss, its ``check``."""
-        return self._guard
+        held = self._held
+        return None if held is None else held.guard
 
     def acquire(
         self,
@@ -139,7 +166,7 @@ class FileLock:
     ) -> AcquireReturnProxy:
         """Acquires the lock. Raises ``Timeout`` if it is held for longer than ``timeout`` seconds;
         a negative one waits for as long as it takes. Raises ``LockLost`` if it was acquired before,
-        and lost since."""
+        and lost since, or if it is lost at once, such as by a process that was frozen."""
         limit = self.timeout if timeout is None else timeout
         may_block = self.blocking if blocking is None else blocking
         if self._acquire_again():
@@ -148,36 +175,51 @@ class FileLock:
         guard = self._locker._attempt(self._name, wait, None, {})
         if isinstance(guard, Held):
             raise Timeout(self._lock_file, guard.holder)
+        guard.check()
+        holding = _Holding(guard)
         with _counting:
-            # The thread that held it has reset the state before its release.
-            self._guard, self._owner, self._counter = guard, threading.get_ident(), 1
+            if self._held is not None:
+                # A release resets the state first, so that one was lost.
+                self._lost.append(self._held)
+            self._held = holding
+            holding.count()
         return AcquireReturnProxy(self)
 
     def _acquire_again(self) -> bool:
         """Counts a further acquisition if this object holds the lock for the calling thread."""
         with _counting:
             self._forget_the_parents()
-            if self._guard is None or (self._thread_local and self._owner != threading.get_ident()):
+            held = self._mine()
+            if held is None or (self._thread_local and not held.is_mine):
                 return False
             # A nested block must not run without the lock either.
-            self._guard.check()
-            self._counter += 1
+            held.guard.check()
+            held.count()
             return True
 
+    def _mine(self) -> _Holding | None:
+        """Returns what a release by the calling thread releases: what it lost comes first."""
+        return next((lost for lost in self._lost if lost.is_mine), self._held)
+
     def _forget_the_parents(self) -> None:
-        if self._guard is not None and not self._guard._native.is_ours:
-            self._guard, self._counter = None, 0
+        if self._held is not None and not self._held.is_ours:
+            self._held = None
+        self._lost = [lost for lost in self._lost if lost.is_ours]
 
     def release(self, force: bool = False) -> None:
         """Releases the lock, if it was acquired once, or if ``force`` is set."""
         with _counting:
-            if self._guard is None:
+            held = self._mine()
+            if held is None:
                 return
-            self._counter = 0 if force else self._counter - 1
-            if self._counter > 0:
+            held.counter = 0 if force else held.counter - 1
+            if held.counter > 0:
                 return
-            guard, self._guard = self._guard, None
-        guard.release()
+            if held is self._held:
+                self._held = None
+            else:
+                self._lost.remove(held)
+        held.guard.release()
 
     def __enter__(self) -> FileLock:
         self.acquire()
@@ -189,14 +231,14 @@ class FileLock:
         self.release()
 
     def __repr__(self) -> str:
-        return f"<FileLock {self._lock_file!r}, held {self._counter} times>"
+        return f"<FileLock {self._lock_file!r}, held {self.lock_counter} times>"
 
     def __del__(self) -> None:
         # filelock releases a forgotten lock without a word.
-        guard = getattr(self, "_guard", None)
-        if guard is not None and _engine is not None:
-            guard._is_released = True
-            guard._native.abandon()
+        held = getattr(self, "_held", None)
+        if held is not None and _engine is not None:
+            held.guard._is_released = True
+            held.guard._native.abandon()
 
 
 BaseFileLock = FileLock
