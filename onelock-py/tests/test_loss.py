@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
@@ -10,9 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onelock
 import pytest
@@ -43,6 +46,45 @@ def test_no_block_begins_after_the_loss_or_the_release(onelock_memory: MemoryLoc
         with pytest.raises(onelock.LockLost), guard:
             ran = True
     assert not ran
+
+
+def test_no_block_begins_if_the_lock_was_lost_meanwhile(
+    onelock_memory: MemoryLocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def lose(guard: onelock.Guard | onelock.AsyncGuard) -> None:
+        onelock_memory.lose("x")
+        # The thread was frozen until here.
+        while guard.lost is None:
+            time.sleep(0.01)
+
+    acquire, aio_acquire = onelock_memory.acquire, onelock_memory.aio.acquire
+
+    def acquires(*args: Any, **options: Any) -> onelock.Guard:
+        guard = acquire(*args, **options)
+        lose(guard)
+        return guard
+
+    async def aio_acquires(*args: Any, **options: Any) -> onelock.AsyncGuard:
+        guard = await aio_acquire(*args, **options)
+        lose(guard)
+        return guard
+
+    async def enters(lock: onelock.Lock) -> None:
+        async with lock:
+            ran.append("async with")
+
+    monkeypatch.setattr(onelock_memory, "acquire", acquires)
+    monkeypatch.setattr(onelock_memory.aio, "acquire", aio_acquires)
+    lock = onelock_memory.lock("x", ttl=3, renew=0.05, cancel_on_loss=False)
+    with pytest.raises(onelock.LockLost), lock:
+        ran.append("with")
+    with pytest.raises(onelock.LockLost):
+        asyncio.run(enters(lock))
+    with pytest.raises(onelock.LockLost):
+        onelock_memory.locked("x", ttl=3, renew=0.05)(lambda: ran.append("decorator"))()
+    assert ran == []
 
 
 def test_a_callback_is_called_once_with_the_loss(onelock_memory: MemoryLocker) -> None:

@@ -71,7 +71,9 @@ class Lock:
                 name=self._name,
             )
 
-    def _arm(self, guard: Guard | AsyncGuard) -> None:
+    def _begin(self, guard: Guard | AsyncGuard) -> None:
+        """Prepares the block. It must not begin if the lock was lost since it was acquired."""
+        guard.check()
         if self._on_loss != "check":
             grace = self._options.get("grace", self._locker._store_options.get("grace", 0.0))
             guard._native.end_process_on_loss(self._on_loss == "term", _grace(grace))
@@ -80,7 +82,7 @@ class Lock:
         self._refuse_reentry()
         guard = self._locker.acquire(self._name, wait=self._wait, **self._options)
         try:
-            self._arm(guard)
+            self._begin(guard)
             self._held[_user()] = guard
         except BaseException:
             self._held.pop(_user(), None)
@@ -99,7 +101,7 @@ class Lock:
         self._refuse_reentry()
         guard = await self._locker.aio.acquire(self._name, wait=self._wait, **self._options)
         try:
-            self._arm(guard)
+            self._begin(guard)
             self._held[_user()] = guard
             if self._cancel_on_loss:
                 guard._cancel_on_loss()
