@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Guard, Holder, LockOptions, LockRequest, Locker, TryAcquire};
+use lock_core::{Guard, Holder, LockName, LockOptions, LockRequest, Locker, TryAcquire};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
     plan::Wanted,
     progress::{Progress, Talk},
     signals::Signals,
+    standstill::Standstill,
 };
 use crate::{
     exit::{self, Failure},
@@ -149,9 +150,10 @@ async fn request_lock(
 ) -> Result<TryAcquire, Failure> {
     progress.note_delay(wanted.spread.unwrap_or(locker.options().spread));
     let (under_itself, unknown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let standstill = Arc::new(Standstill::default());
     let request = {
         let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
-        let unknown = Arc::clone(&unknown);
+        let (unknown, standstill) = (Arc::clone(&unknown), Arc::clone(&standstill));
         let (name, mode, outer_locks) = (wanted.shown.clone(), wanted.mode, wanted.outer_locks.clone());
         let waits = wanted.wait != Some(Duration::ZERO);
         let observer = Arc::clone(&progress);
@@ -165,6 +167,7 @@ async fn request_lock(
                 unknown.notify_one();
             }
             if waits {
+                standstill.note(outer_locks.kept_out(&name, mode, holder), tokio::time::Instant::now());
                 progress.note_holder(holder);
             }
         });
@@ -179,13 +182,8 @@ async fn request_lock(
         }
     };
     let name = &wanted.shown;
-    let never_free = || {
-        let message = format!(
-            "the lock \"{name}\" is held by the onelock that runs this command, so it would never be free here; \
-             omit the inner onelock, or choose another name"
-        );
-        Failure::new(exit::USAGE, message)
-    };
+    let never_free = |why: &str| Err(never_free(name, why));
+    let own = "so it would never be free here";
     let found_out = async {
         unknown.notified().await;
         // Once is enough, because an outer lock stays held.
@@ -200,13 +198,24 @@ async fn request_lock(
                 if wanted.outer_locks.exclude(name, wanted.mode, &holder)
                     || (wanted.outer_locks.may_contain(&holder) && is_held_outside(wanted, locker).await) =>
             {
-                Err(never_free())
+                never_free(own)
             }
             acquired => Ok(acquired),
         },
-        () = under_itself.notified() => Err(never_free()),
-        () = found_out => Err(never_free()),
+        () = under_itself.notified() => never_free(own),
+        () = found_out => never_free(own),
+        () = stands_still(wanted, locker, &standstill) => {
+            never_free("and a client that waits for it keeps the free permits, so this command would get none")
+        }
     }
+}
+
+fn never_free(name: &LockName, why: &str) -> Failure {
+    let message = format!(
+        "the lock \"{name}\" is held by the onelock that runs this command, {why}; omit the inner onelock, or choose \
+         another name"
+    );
+    Failure::new(exit::USAGE, message)
 }
 
 /// Looks up a holder of whom a refusal says nothing, and returns whether it is a process that this
@@ -214,6 +223,20 @@ async fn request_lock(
 async fn is_held_outside(wanted: &Wanted, locker: &Locker) -> bool {
     let holder = locker.admin().inspect(wanted.name.as_str()).await;
     matches!(holder, Ok(Some(holder)) if wanted.outer_locks.exclude(&wanted.shown, wanted.mode, &holder))
+}
+
+/// Returns once permits of a lock that this process runs under stay free, and another look at the
+/// lock shows the same holders.
+async fn stands_still(wanted: &Wanted, locker: &Locker, standstill: &Standstill) {
+    loop {
+        let holders = standstill.lasts().await;
+        let now = locker.admin().inspect(wanted.name.as_str()).await.ok().flatten();
+        let now = now.and_then(|holder| wanted.outer_locks.kept_out(&wanted.shown, wanted.mode, &holder));
+        if now.as_ref() == Some(&holders) {
+            return;
+        }
+        standstill.note(now, tokio::time::Instant::now());
+    }
 }
 
 /// Tells that the previous holder ended without a release. Its work may be half done.

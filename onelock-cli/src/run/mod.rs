@@ -18,6 +18,7 @@ pub(crate) mod process_tree;
 pub(crate) mod progress;
 pub(crate) mod protocol;
 pub(crate) mod signals;
+mod standstill;
 mod supervisor;
 mod watchdog;
 

@@ -9,6 +9,8 @@ use std::{env, iter};
 use lock_core::{Holder, LockName, Mode};
 use serde_json::{Value, json};
 
+use super::standstill::Holders;
+
 /// The variable in the environment of the command.
 pub(super) const VARIABLE: &str = "ONELOCK_HELD";
 
@@ -48,6 +50,19 @@ impl OuterLocks {
         };
         let holders = iter::once(holder).chain(&holder.others);
         holders.filter(|holder| self.contain(name, holder)).count() >= enough
+    }
+
+    /// Returns `holder` and its others if one of them is a process that this one runs under, and a
+    /// permit is free. Then a request that waits keeps this one out, and may wait for that process.
+    pub(super) fn kept_out(&self, name: &LockName, mode: Mode, holder: &Holder) -> Option<Holders> {
+        let (Mode::Permit { of }, Mode::Permit { .. }) = (mode, holder.mode) else { return None };
+        let holders = || iter::once(holder).chain(&holder.others);
+        let is_kept_out = holder.count() < of.get().into() && holders().any(|holder| self.contain(name, holder));
+        is_kept_out.then(|| {
+            let mut tokens: Holders = holders().map(|holder| holder.token).collect();
+            tokens.sort_unstable();
+            tokens
+        })
     }
 
     /// Whether `holder` is one of the processes that this process runs under.
@@ -138,6 +153,24 @@ mod tests {
         }
         assert!(inner.exclude(&name, two, &both(&first, &second)));
         assert!(inner.exclude(&name, two, &first.with_mode(Mode::Exclusive)));
+    }
+
+    #[test]
+    fn a_free_permit_of_the_own_lock_is_kept_for_a_waiter() {
+        let name = LockName::new("x").unwrap();
+        let inner = under(&under("").with(&name, Some(41)));
+        let three = Mode::Permit { of: NonZeroU16::new(3).unwrap() };
+        let [own, other, last] =
+            [41, 1, 2].map(|token| Holder::default().with_token(FencingToken::new(token)).with_mode(three));
+        let tokens = |holders: &[&Holder]| holders.iter().map(|holder| holder.token).collect();
+        let kept_out = |holder: &Holder| inner.kept_out(&name, three, holder);
+        for two in [own.clone().with_others(vec![other.clone()]), other.clone().with_others(vec![own.clone()])] {
+            assert_eq!(kept_out(&two), Some(tokens(&[&other, &own])), "in any order");
+            assert_eq!(inner.kept_out(&name, Mode::Exclusive, &two), None);
+            assert_eq!(kept_out(&two.with_more(1)), None, "no permit is free");
+        }
+        assert_eq!(kept_out(&own), Some(tokens(&[&own])));
+        assert_eq!(kept_out(&other.with_others(vec![last])), None, "no holder is an outer one");
     }
 
     #[test]

@@ -173,3 +173,25 @@ fn a_permit_is_refused_only_if_this_process_runs_under_all() {
     }
     assert_refused(&output(run("20s").args(&inner[..6]).arg("x").args(inner)), "x");
 }
+
+#[cfg(feature = "redis")]
+#[test]
+// verifies: own-lock
+fn a_permit_that_a_waiting_writer_keeps_is_refused() {
+    let server = test_support::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let locks = Locks::new();
+    let waits = locks.dir.path().join("waits");
+    let inner = format!(
+        "echo held; until [ -e {} ]; do sleep 0.01; done; exec {ONELOCK} run --url {url} --permits 3 -w 60 x true",
+        waits.display()
+    );
+    let mut outer = Running::start(onelock(["run", "--url", &url, "--permits", "3", "x", "-c"]).arg(inner));
+    outer.expect_line("held");
+    let mut writer = Running::start(&mut onelock(["run", "--url", &url, "-v", "x", "echo", "writing"]));
+    writer.expect_waiting();
+    fs::write(waits, "").unwrap();
+    let message = outer.ends_with(64);
+    assert!(message.contains("and a client that waits for it keeps the free permits"), "{message}");
+    writer.expect_line("writing");
+}
