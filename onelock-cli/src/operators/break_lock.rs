@@ -67,7 +67,8 @@ fn none_fits(holder: &Holder) -> String {
 }
 
 /// Returns the holder whose part of the lock is to be broken, if any fits. Of several that fit, the
-/// operator has to name one.
+/// operator has to name one. A holder that the store only counts may fit too, unless the condition
+/// fits one holder at most.
 fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Option<Holder>, Failure> {
     let fits = |holder: &Holder| {
         args.if_holder.as_ref().is_none_or(|owner| holder.owner.as_ref() == Some(owner))
@@ -75,15 +76,24 @@ fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Option<Holder>, Fa
             && args.if_version.as_ref().is_none_or(|version| holder.version.as_ref().is_none_or(|held| held == version))
     };
     let mut fitting: Vec<_> = each(holder).filter(fits).collect();
-    if fitting.len() > 1 && !args.yes {
-        let shown = fitting.iter().map(Holder::to_string).collect::<Vec<_>>().join("; ");
-        let message = format!(
-            "{} holders fit: {shown}; say whose part is broken: give its --if-token, or --yes for any of them",
-            fitting.len()
-        );
-        return Err(Failure::new(exit::USAGE, message));
+    let counted = if args.if_token.is_some() || args.if_version.is_some() { 0 } else { holder.more };
+    if (fitting.len() > 1 || fitting.len() == 1 && counted > 0) && !args.yes {
+        return Err(Failure::new(exit::USAGE, several_fit(&fitting, counted)));
     }
     Ok((!fitting.is_empty()).then(|| fitting.swap_remove(0)))
+}
+
+fn several_fit(fitting: &[Holder], counted: u64) -> String {
+    let shown = fitting.iter().map(Holder::to_string).collect::<Vec<_>>().join("; ");
+    let (count, fit) = (fitting.len(), if fitting.len() == 1 { "holder fits" } else { "holders fit" });
+    let counted = match counted {
+        0 => String::new(),
+        more => format!("; {more} more hold the lock, and the store does not name them"),
+    };
+    format!(
+        "{count} {fit}: {shown}{counted}; say whose part is broken: give its --if-token, or --yes for any of those \
+         that are shown"
+    )
 }
 
 /// Asks on the terminal.
@@ -118,7 +128,33 @@ fn operator() -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use lock_core::FencingToken;
+
     use super::*;
+    use crate::args::{Cli, CliCommand};
+
+    #[test]
+    fn a_holder_that_is_only_counted_may_fit_too() {
+        let choose = |options: &[&str], more: u64| {
+            let line = [&["onelock", "break", "x"], options].concat();
+            let CliCommand::Break(args) = Cli::try_parse_from(line).unwrap().command else { panic!("{options:?}") };
+            let held = |token| Holder::default().with_owner("one".to_owned()).with_token(FencingToken::new(token));
+            let other = held(2).with_owner("two".to_owned()).with_version("v2".to_owned());
+            choose_holder(&args, &held(1).with_version("v1".to_owned()).with_others(vec![other]).with_more(more))
+        };
+        let token = |chosen: Result<Option<Holder>, Failure>| chosen.unwrap().unwrap().token.unwrap().get();
+        assert_eq!(token(choose(&["--if-holder", "two"], 0)), 2);
+        let refused = choose(&["--if-holder", "two"], 4).unwrap_err();
+        assert_eq!(refused.code, exit::USAGE);
+        let refused = refused.to_string();
+        assert!(refused.starts_with("1 holder fits: two, token 2; 4 more hold the lock"), "{refused}");
+        for options in [["--if-token", "2"], ["--if-version", "v2"]] {
+            assert_eq!(token(choose(&options, 4)), 2, "{options:?}");
+        }
+        assert_eq!(token(choose(&["--yes"], 4)), 1);
+        assert!(matches!(choose(&["--if-token", "3"], 4), Ok(None)));
+    }
 
     #[test]
     fn a_holder_that_is_not_named_has_not_changed() {
