@@ -59,7 +59,7 @@ pub(crate) struct LockArgs {
     /// Delay the first attempt by a random part of this time, such as 5s, also with -n. Then a
     /// fleet with one schedule does not ask in one moment. For a job that runs once for the whole
     /// fleet, --min-hold must be longer [default: the store's spread option, else 0s].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
     pub(crate) spread: Option<Duration>,
 
     /// Exit code if the lock could not be acquired.
@@ -68,12 +68,12 @@ pub(crate) struct LockArgs {
 
     /// How long the store keeps the lock without a renewal, such as 20s. Files have no ttl, and
     /// need none: their locks end with the process [default: the store's ttl option, else 30s].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
     pub(crate) ttl: Option<Duration>,
 
     /// Time between SIGTERM and SIGKILL before a lease ends, such as 2s; none once the store says
     /// that the lock is lost [default: 5s, at most a quarter of the lease].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
     pub(crate) grace: Option<Duration>,
 
     #[command(flatten)]

@@ -203,6 +203,28 @@ mod tests {
     }
 
     #[test]
+    fn every_option_with_a_number_refuses_a_negative_one() {
+        use clap::CommandFactory;
+        let mut tried = 0;
+        let is_number = |name: &str| ["DURATION", "NUMBER", "N", "CODE", "TOKEN", "SEED"].contains(&name);
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let numbers = command.get_arguments().filter(|a| {
+                a.get_value_names().is_some_and(|names| is_number(&names[0])) && !a.is_require_equals_set()
+            });
+            for option in numbers.filter_map(|a| a.get_long()) {
+                let line = ["onelock", command.get_name(), &format!("--{option}"), "-1"];
+                let refused = Cli::try_parse_from(line).unwrap_err().to_string();
+                assert!(refused.contains("invalid value '-1' for '--"), "{option}: {refused}");
+                tried += 1;
+            }
+        }
+        let least = if cfg!(feature = "torture") { 24 } else { 19 };
+        assert!(tried >= least, "{tried}");
+        let negative = run(&["--wait", "-1", "job", "true"]).unwrap_err().to_string();
+        assert!(negative.contains("give a duration of at least 0 s"), "{negative}");
+    }
+
+    #[test]
     fn flock_options_are_accepted_or_refused_with_a_reason() {
         for line in [
             &["-x", "job", "true"][..],
