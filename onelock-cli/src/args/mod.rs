@@ -70,10 +70,12 @@ pub(crate) enum CliCommand {
     Wait(WaitArgs),
     /// Take a lock from its holder; not on files.
     ///
-    /// On a terminal it shows the holder and asks. Elsewhere --if-holder, --if-token or
-    /// --if-version says whose lock is meant, or --yes allows any. In every case the lock is broken
-    /// only if it is still as it was seen, and the holder is told by whom. Of several holders it
-    /// takes one, which --if-token names, and the others go on. Exit code 1 if it was not broken.
+    /// On a terminal the command shows the holder and asks. Elsewhere --if-holder, --if-token or
+    /// --if-version names the holder, or --yes allows any holder. The lock is broken only if it has
+    /// not changed since the command read it. The holder is told the name of the operator.
+    ///
+    /// If the lock has several holders, one of them loses its part, and the others go on. If
+    /// several fit, give the --if-token of one. Exit code 1 if the lock was not broken.
     ///
     /// A lock on files ends only with its process: stop that process instead.
     Break(BreakArgs),
