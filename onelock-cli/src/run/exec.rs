@@ -45,6 +45,11 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
 
 /// Becomes the command; returns only if that fails.
 fn become_command(plan: &Plan, guard: &Guard, store: &str) -> Failure {
+    // Messages may have taken a second, and this process may have been frozen. A lost lock has no
+    // descriptors.
+    if let Err(lost) = guard.check() {
+        return not_started(lost);
+    }
     let locks = match guard.descriptors() {
         Ok(locks) => locks,
         Err(error) => return Failure::os("copying the lock's descriptor", error),
@@ -62,10 +67,6 @@ fn become_command(plan: &Plan, guard: &Guard, store: &str) -> Failure {
     let inherited_locks: nix::Result<Vec<_>> = locks.iter().map(nix::unistd::dup).collect();
     if let Err(error) = inherited_locks {
         return Failure::os("copying the lock's descriptor", error);
-    }
-    // This process may have been frozen since the lock was acquired.
-    if let Err(lost) = guard.check() {
-        return not_started(lost);
     }
     let error = plan.job.exec(guard.token().map(|t| t.get()), None);
     Failure::spawn(&plan.job.argv[0], &error)

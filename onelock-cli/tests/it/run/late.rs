@@ -36,15 +36,22 @@ fn a_command_does_not_start_after_the_end_of_its_lock() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_command_does_not_start_after_its_lock_was_taken_away() {
-    let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
-    let _blocked = block_metrics(&locks);
-    let (mut run, ran) = slow_to_start(&locks, &format!("redis://{}?renew=100ms", server.addr()));
-    let run = Running::start(&mut run);
-    eventually("the lock is held", || !server.command(&["KEYS", "*"]).starts_with("*0"));
-    server.command(&["FLUSHALL"]);
-    let message = run.ends_with(75);
-    assert!(message.contains("; the command was not started"), "{message}");
-    assert!(!ran.exists());
+    let server = test_support::redis::RedisServer::start();
+    // On a busy machine the lock may be taken away only after the start.
+    let is_not_started = || {
+        let locks = Locks::new();
+        let _blocked = block_metrics(&locks);
+        let (mut run, ran) = slow_to_start(&locks, &format!("redis://{}?renew=100ms", server.addr()));
+        server.command(&["FLUSHALL"]);
+        let run = Running::start(&mut run);
+        eventually("the lock is held", || !server.command(&["KEYS", "*"]).starts_with("*0"));
+        server.command(&["FLUSHALL"]);
+        let message = run.ends_with(75);
+        let told = message.contains("; the command was not started");
+        assert!(!told || !ran.exists(), "{message}");
+        told
+    };
+    assert!((0..5).any(|_| is_not_started()));
 }
 
 /// The library freezes the supervisor once it has told the watchdog of the lock, and the watchdog
@@ -67,13 +74,13 @@ fn a_thawed_watchdog_starts_nothing_without_its_lock() {
             prctl(PR_GET_NAME, name);
             if (got > 0 && strcmp(name, "lock-watchdog") == 0) {
                 kill(getppid(), SIGSTOP);
-                sleep(3);
+                sleep(6);
             }
             return got;
         }"#,
     );
     let ran = locks.dir.path().join("ran");
-    let mut run = onelock(["run", "--url", "memory:?max_hold=2s", "x", "touch"]);
+    let mut run = onelock(["run", "--url", "memory:?max_hold=5s", "x", "touch"]);
     let run = Running::start(run.arg(&ran).env("LD_PRELOAD", freeze));
     eventually("onelock is frozen", || state(run.pid()) == Some('T'));
     let watchdog = run.watchdog();
@@ -123,6 +130,33 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
     }
     return got;
 }"#;
+
+/// The library takes the lock away while `run -v` waits a second until the message that names the
+/// default store is read.
+#[test]
+fn no_process_becomes_the_command_without_its_lock() {
+    let locks = Locks::new();
+    let removes = locks.library(
+        r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        ssize_t write(int fd, const void *text, size_t size) {
+            if (fd == 2) {
+                unlink(getenv("LOCK"));
+                sleep(2);
+            }
+            return ((ssize_t (*)(int, const void *, size_t)) dlsym(RTLD_NEXT, "write"))(fd, text, size);
+        }"#,
+    );
+    let [state, ran] = ["state", "ran"].map(|file| locks.dir.path().join(file));
+    let mut run = onelock(["run", "-F", "-v", "x", "touch"]);
+    run.arg(&ran).env("LD_PRELOAD", removes).env("LOCK", state.join("onelock/locks/x.lock"));
+    let late = output(run.env("XDG_STATE_HOME", state));
+    assert_eq!(late.status.code(), Some(75), "{late:?}");
+    assert!(!ran.exists());
+}
 
 /// Returns a run whose watchdog is kept from its work, and the file that the command creates.
 fn with_busy_watchdog(locks: &Locks, url: &str, tag: &str) -> (Command, PathBuf) {
