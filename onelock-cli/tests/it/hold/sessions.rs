@@ -125,8 +125,8 @@ fn the_locks_end_with_a_client_whose_pipe_lives_on() {
 fn a_loss_ends_a_client_that_asked_for_it() {
     let locks = Locks::new();
     for (action, signal) in [("term", SIGTERM), ("kill", SIGKILL)] {
-        let url = "memory:?max_hold=1500ms";
-        let mut client = python(&locks, url, &["--on-loss", action, "--grace", "700ms"]);
+        let url = "memory:?max_hold=6s";
+        let mut client = python(&locks, url, &["--on-loss", action, "--grace", "2s"]);
         let descendant = parse_pid(&client.line());
         assert_eq!(client.end().0.signal(), Some(signal as i32), "{action}");
         eventually("the descendant has ended", || !is_alive(descendant));
@@ -136,7 +136,7 @@ fn a_loss_ends_a_client_that_asked_for_it() {
 #[test]
 fn a_descendant_that_outlives_its_client_ends_before_the_lock() {
     let locks = Locks::new();
-    let options = ["--on-loss", "term", "--grace", "2s", "--max-hold", "5s"];
+    let options = ["--on-loss", "term", "--grace", "5s", "--max-hold", "10s"];
     let mut client = python(&locks, &locks.url(), &options);
     let descendant = parse_pid(&client.line());
     assert_eq!(client.end().0.signal(), Some(SIGTERM as i32));
@@ -152,7 +152,7 @@ fn a_descendant_ends_before_the_first_of_several_locks() {
     let locks = Locks::new();
     let script = locks.script("python3", CLIENT);
     // The lock that begins to end first ends last.
-    let wanted = json!([{ "name": "y", "max_hold": 62, "grace": 60 }, { "name": "x", "max_hold": 12, "grace": 2 }]);
+    let wanted = json!([{ "name": "y", "max_hold": 66, "grace": 60 }, { "name": "x", "max_hold": 18, "grace": 2 }]);
     let mut client = client(&script, &["--on-loss", "term"]);
     let variables = [("ONELOCK_URL", locks.url()), ("LOCKS", wanted.to_string())];
     let mut client = Process::start(client.envs(variables));

@@ -79,7 +79,7 @@ fn as_many_commands_run_as_all_of_them_allow() {
 // verifies: P3, P9, P12
 fn the_others_go_on_when_a_holder_is_killed_or_frozen() {
     on_each_store(|url| {
-        let permits = ["--permits", "3", "--ttl", "4s"];
+        let permits = ["--permits", "3", "--ttl", "8s"];
         let [killed, frozen, other] = ["killed", "frozen", "other"].map(|owner| {
             let holder = hold(url, &[&permits[..], &["--owner", owner]].concat());
             let job = holder.command();
@@ -102,7 +102,7 @@ fn the_others_go_on_when_a_holder_is_killed_or_frozen() {
 fn break_takes_the_part_of_one_holder_and_the_others_go_on() {
     on_each_store(|url| {
         let break_if = |args: &[&str]| break_by_alice(url, args);
-        let reader = |owner: &str| hold(url, &["-s", "--ttl", "4s", "--owner", owner]);
+        let reader = |owner: &str| hold(url, &["-s", "--ttl", "8s", "--owner", owner]);
         let (one, two, three) = (reader("one"), reader("two"), reader("three"));
         refused(&mut break_if(&["--if-holder", "four"]), 1, "it has changed, and is now held by ");
         assert_eq!(owners(url), ["one", "three", "two"]);
