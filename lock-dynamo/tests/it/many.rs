@@ -10,7 +10,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, Schema};
 use test_support::wire::{Fault, Wire};
 
-use crate::fixture::{Table, outlive, request};
+use crate::fixture::{Table, granted, outlive, refused, released, request};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -91,6 +91,25 @@ async fn readers_join_and_a_waiting_writer_marks_despite_the_read() {
     assert!(matches!(backend.acquire(&writer.with_waits(true)).await.unwrap(), AcquireOutcome::Contended(_)));
     assert!(wire.take_seen().contains(&"UpdateItem".to_owned()), "a mark");
     assert!(matches!(backend.acquire(&shared()).await.unwrap(), AcquireOutcome::Contended(_)), "the writer is next");
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_fair_waiter_has_its_place_despite_the_read() {
+    let Wired { table, wire, backend } = reads_first(Schema::Native).await;
+    let holder = DynamoBackend::new(table.config());
+    let held = granted(&holder, &request("queue", LONG)).await;
+    let first = request("queue", LONG).with_waits(true).with_fair(true);
+    refused(&backend, &first).await;
+    let seen = wire.take_seen();
+    assert!(!seen.contains(&"GetItem".to_owned()), "a fair attempt writes its place: {seen:?}");
+    released(&holder, &held).await;
+    // The read shows a lock that is free.
+    refused(&backend, &request("queue", LONG)).await;
+    assert_eq!(wire.take_seen()[0], "GetItem");
+    let lease = granted(&backend, &first).await;
+    released(&backend, &lease).await;
+    granted(&backend, &request("queue", LONG)).await;
 }
 
 #[tokio::test]

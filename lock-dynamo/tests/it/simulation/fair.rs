@@ -9,7 +9,7 @@ use lock_core::{
 use lock_dynamo::DynamoBackend;
 use serde_json::json;
 
-use super::by_hand::{Fate, TTL, World, granted, request, take};
+use super::by_hand::{Fate, HOUR, TTL, World, granted, request, take};
 
 const MICRO: Duration = Duration::from_micros(1);
 /// The most places of a queue.
@@ -116,6 +116,26 @@ async fn a_dead_place_ends_exactly_with_its_ttl() {
     assert_eq!(world.take_seen().len(), 2, "one to learn of the queue, and one to acquire");
     assert_eq!(places(&world), [""; 0], "the dead place is gone too");
     release(&newcomer, &lease).await;
+}
+
+/// The replies show the time of the store to the second.
+#[tokio::test]
+// verifies: P8, P9, P12
+async fn clocks_that_are_an_hour_off_move_no_place() {
+    const ABOUT: Duration = Duration::from_secs(3);
+    for off in [-HOUR, HOUR] {
+        let world = World::new();
+        let [holder, dead, newcomer] = [0, off, -off].map(|off| world.process(off));
+        let held = take(&holder, "a").await;
+        refused(&dead, &waiter().with_owner("dead")).await;
+        let end = world.now() + TTL;
+        release(&holder, &held).await;
+        world.set(end - ABOUT);
+        let late = waiter();
+        assert_eq!(refused(&newcomer, &late).await, "dead", "off by {off} ms");
+        world.set(end + ABOUT);
+        acquired(&newcomer, &late).await;
+    }
 }
 
 #[tokio::test]
