@@ -38,8 +38,9 @@ async fn a_key_of_another_type_beside_a_lock_is_never_changed() {
                 server.command(&["FLUSHALL"]);
                 let backend = client(server.addr());
                 let mut held = Vec::new();
+                let mut lease = None;
                 if let Some(start) = &start {
-                    granted(&backend, start).await;
+                    lease = Some(granted(&backend, start).await.0);
                     held.push(start.clone());
                 }
                 server.command(&["DEL", &key]);
@@ -47,6 +48,12 @@ async fn a_key_of_another_type_beside_a_lock_is_never_changed() {
                 server.command(&command);
                 let before = server.command(&["DUMP", &key]);
                 held.extend(use_all(&backend).await);
+                // Only an exclusive lock is relayed.
+                if let Some(lease) = lease.filter(|lease| !lease.mode.may_be_joined()) {
+                    let next = request("job", LONG);
+                    let _ = backend.relay().expect("a single server relays").relay(&lease, &next).await;
+                    held.push(next);
+                }
                 for request in held {
                     let _ = backend.release(&request.lease(None), Duration::ZERO).await;
                 }

@@ -11,9 +11,11 @@ use lock_core::{
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
-use test_support::{sentinel::SentinelSetup, until};
+use test_support::{redis::RedisServer, requests::again, sentinel::SentinelSetup, until};
 
-use crate::fixture::{self, granted, outlives_its_validity, request};
+use crate::fixture::{
+    self, LONG, granted, outlives_its_validity, reader, refused, released, renewed, request, waiting_writer,
+};
 
 static SETUP: OnceLock<SentinelSetup> = OnceLock::new();
 
@@ -93,7 +95,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     }
     for guard in kept {
         guard.renew_if_below(ttl / 2).await.expect("the replica had this lock");
-        fixture::refused(&after, &request(guard.name().as_str(), ttl)).await;
+        refused(&after, &request(guard.name().as_str(), ttl)).await;
     }
     for guard in &lost[10..] {
         let (lease, _) = granted(&after, &request(guard.name().as_str(), ttl)).await;
@@ -101,6 +103,69 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     }
     assert!(!watching.is_finished(), "the watch still runs");
     watching.abort();
+}
+
+/// Parts, marks and places reach the replica like any other key.
+#[tokio::test]
+// verifies: redis-topology, P12
+async fn parts_marks_and_places_outlive_a_failover() {
+    let mut setup = SentinelSetup::start();
+    let backend = client_of(&setup);
+    let (first, _) = granted(&backend, &reader("parts")).await;
+    let (second, _) = granted(&backend, &reader("parts")).await;
+    let (writer, waiter) = (waiting_writer("parts"), waiting_writer("queue").with_fair(true));
+    refused(&backend, &writer).await;
+    let (held, _) = granted(&backend, &request("queue", LONG)).await;
+    refused(&backend, &waiter).await;
+    wait_for_the_replica(&setup).await;
+    setup.servers[0].kill();
+    setup.wait_for_primary(setup.servers[1].port());
+
+    assert_eq!(again(async || backend.renew(&first).await).await, Renewal::Renewed);
+    renewed(&backend, &second).await;
+    refused(&backend, &reader("parts")).await;
+    for lease in [&first, &second] {
+        released(&backend, lease).await;
+    }
+    refused(&backend, &reader("parts")).await;
+    let (writing, _) = granted(&backend, &writer).await;
+    assert!(writing.token > second.token);
+    released(&backend, &held).await;
+    refused(&backend, &request("queue", LONG)).await;
+    let (next, _) = granted(&backend, &waiter).await;
+    assert!(next.token > held.token);
+}
+
+#[tokio::test]
+// verifies: redis-topology, P12
+async fn a_waiter_takes_a_new_place_after_a_failover_has_forgotten_it() {
+    let mut setup = SentinelSetup::start();
+    let backend = client_of(&setup);
+    let (held, _) = granted(&backend, &request("queue", LONG)).await;
+    wait_for_the_replica(&setup).await;
+    // It replicates from an unused port.
+    assert_eq!(setup.servers[1].command(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
+    let waiter = waiting_writer("queue").with_fair(true);
+    refused(&backend, &waiter).await;
+    setup.servers[0].kill();
+    setup.wait_for_primary(setup.servers[1].port());
+
+    assert_eq!(again(async || backend.renew(&held).await).await, Renewal::Renewed);
+    assert_eq!(setup.servers[1].command(&["EXISTS", "onelock:{queue}:q"]), ":0\r\n", "the place is forgotten");
+    refused(&backend, &waiter).await;
+    released(&backend, &held).await;
+    refused(&backend, &request("queue", LONG)).await;
+    granted(&backend, &waiter).await;
+}
+
+/// Waits until the replica has all that was written to the primary.
+async fn wait_for_the_replica(setup: &SentinelSetup) {
+    let offset = |server: &RedisServer| {
+        let answer = server.command(&["INFO", "replication"]);
+        let offset = answer.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+        offset.expect("each server has an offset").to_owned()
+    };
+    until("the replica", async || offset(&setup.servers[0]) == offset(&setup.servers[1])).await;
 }
 
 #[tokio::test]
