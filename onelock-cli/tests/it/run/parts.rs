@@ -138,3 +138,22 @@ fn break_takes_no_holder_that_was_not_named() {
     stdout(&mut break_by_alice(&url, &["--if-holder", "same", "--if-token", &second]));
     assert_eq!((owners(&url), status(&url)["token"].to_string()), (vec!["same".to_owned()], first));
 }
+
+#[test]
+// verifies: P12, contention
+fn fair_commands_on_dynamodb_run_in_the_order_of_arrival() {
+    let url = init::url();
+    stdout(&mut onelock(["init", "--url", &url]));
+    let holder = hold(&url, &[]);
+    let wait = || {
+        let command = ["x", "--", "sh", "-c", "echo $ONELOCK_TOKEN"];
+        let mut waiter = Running::start(onelock(["run", "--url", &url, "--fair", "-v"]).args(command));
+        waiter.expect_waiting();
+        waiter
+    };
+    // Each has its place when it says that it waits.
+    let mut waiters: Vec<_> = (0..5).map(|_| wait()).collect();
+    end(holder);
+    let tokens: Vec<u64> = waiters.iter_mut().map(|waiter| waiter.line().parse().unwrap()).collect();
+    assert!(tokens.is_sorted(), "{tokens:?}");
+}
