@@ -17,6 +17,12 @@ use crate::{
 /// often than it has await points.
 pub(super) const POLLS: u32 = 40;
 
+/// Returns how often each round polls its future: once more than the round before, later twice as
+/// often. The last rounds are long enough for a future to complete on any machine.
+pub(super) fn rounds() -> impl Iterator<Item = u32> {
+    (0..POLLS).chain((0..10).map(|doubled| POLLS << doubled))
+}
+
 /// Polls `future` at most `times` times, then drops it. Returns whether it completed.
 pub(super) async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);
@@ -45,7 +51,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock_behind(bench: &Bench<'_>) {
 // verifies: P5, cancelled
 pub(super) async fn a_cancelled_release_still_frees_the_lock(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
-    for times in 0..POLLS {
+    for times in rounds() {
         let name = bench.name(&times.to_string());
         let done = polled(times, fixture.acquired(&name).await.release()).await;
         free_soon(bench, &*other, &name).await;
@@ -53,6 +59,7 @@ pub(super) async fn a_cancelled_release_still_frees_the_lock(bench: &Bench<'_>) 
             return;
         }
     }
+    panic!("the release never completes");
 }
 
 // verifies: P5, cancelled
@@ -63,7 +70,7 @@ pub(super) async fn a_cancelled_renewal_keeps_the_guard_valid(bench: &Bench<'_>)
 /// Drops a renewal of this mode at each of its await points.
 pub(super) async fn cancel_renewals(bench: &Bench<'_>, mode: Mode) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
-    for times in 0..POLLS {
+    for times in rounds() {
         let name = bench.name(&times.to_string());
         let guard = fixture.acquired_in(&name, mode).await;
         fixture.age();
@@ -77,6 +84,7 @@ pub(super) async fn cancel_renewals(bench: &Bench<'_>, mode: Mode) {
             return;
         }
     }
+    panic!("the renewal of the {mode} lock never completes");
 }
 
 // verifies: P10, dropped-guard

@@ -7,7 +7,7 @@ use futures_util::poll;
 use super::{joinable, reader, renewed};
 use crate::{
     testing::{
-        cases::drops::{POLLS, cancel_renewals, polled},
+        cases::drops::{POLLS, cancel_renewals, polled, rounds},
         faults::Fault,
         harness::{Bench, Fixture, free_soon, granted, granted_soon, release},
     },
@@ -40,20 +40,26 @@ pub(in crate::testing::cases) async fn a_cancelled_acquire_of_any_mode_leaves_no
         let fixture = Fixture::new(bench).await;
         let other = bench.client().await;
         for fault in [Fault::DelayRequest(Duration::from_millis(40)), Fault::DelayReply(Duration::from_millis(40))] {
-            for polls in 1..6 {
+            let mut done = false;
+            for polls in 1..100 {
                 let name = bench.name("cancelled");
                 fixture.network.next(Operation::Acquire, fault);
                 {
                     let mut acquiring = pin!(fixture.locker.lock(name.as_str()).mode(mode).try_acquire());
                     for _ in 0..polls {
-                        if poll!(acquiring.as_mut()).is_ready() {
+                        done = poll!(acquiring.as_mut()).is_ready();
+                        if done {
                             break;
                         }
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
                 }
                 granted_soon(&other, &bench.request(&name)).await;
+                if done {
+                    break;
+                }
             }
+            assert!(done, "the attempt for a {mode} lock never completes");
         }
     }
 }
@@ -77,10 +83,11 @@ pub(in crate::testing::cases) async fn a_cancelled_wait_of_any_mode_leaves_no_pa
 pub(in crate::testing::cases) async fn a_cancelled_release_of_any_mode_frees_its_part(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for mode in joinable(&*other) {
-        for times in 0..POLLS {
+        let mut done = false;
+        for times in rounds() {
             let name = bench.name(&times.to_string());
             let (staying, _) = granted(&*other, &bench.request(&name).with_mode(mode)).await;
-            let done = polled(times, fixture.acquired_in(&name, mode).await.release()).await;
+            done = polled(times, fixture.acquired_in(&name, mode).await.release()).await;
             renewed(&*other, &staying).await;
             release(&*other, &staying).await;
             free_soon(bench, &*other, &name).await;
@@ -88,6 +95,7 @@ pub(in crate::testing::cases) async fn a_cancelled_release_of_any_mode_frees_its
                 break;
             }
         }
+        assert!(done, "the release of the {mode} lock never completes");
     }
 }
 
