@@ -134,19 +134,27 @@ async fn a_third_waiter_waits_for_the_release_too() {
 #[tokio::test(start_paused = true)]
 // verifies: cancelled
 async fn a_cancelled_waiter_leaves_no_lock_at_any_await() {
-    for times in 1..12 {
-        for fault in [None, Some(Fault::DelayRequest(ms(5))), Some(Fault::DelayReply(ms(5)))] {
-            let what = format!("after {times} polls, {fault:?}");
-            let relays = Relays::new();
+    let faults = [None, Some(Fault::DelayRequest(ms(5))), Some(Fault::DelayReply(ms(5)))];
+    // A waiter whose relay has woken another process makes a second request.
+    for (leaves_it, fault) in [false, true].into_iter().flat_map(|leaves_it| faults.map(|fault| (leaves_it, fault))) {
+        let mut done = false;
+        for times in 1..12 {
+            let what = format!("after {times} polls, {fault:?}, gives way: {leaves_it}");
+            let relays = Relays::with(leaves_it, |builder| builder);
             let guard = relays.fixture.guard().await;
             let waiter = relays.waiter(|request| request);
             let behind = relays.waiter(|request| request);
-            relays.fixture.network.next(Operation::Acquire, fault);
-            let gives_up = async { drop(polled(waiter, times).await) };
-            let (released, (), next) = tokio::join!(guard.release(), gives_up, behind);
+            for _ in 0..=u32::from(leaves_it) {
+                relays.fixture.network.next(Operation::Acquire, fault);
+            }
+            let gives_up = async { polled(waiter, times).await.is_some() };
+            let (released, next);
+            (released, done, next) = tokio::join!(guard.release(), gives_up, behind);
             assert_eq!(released.unwrap(), Release::Released, "{what}");
+            assert_eq!(relays.contended.load(SeqCst), 0, "{what}: a lock was left behind");
             relays.holds_alone(next.unwrap(), &what).await;
         }
+        assert!(done, "no waiter completed: {fault:?}, gives way: {leaves_it}");
     }
 }
 
