@@ -7,20 +7,32 @@ use tokio::time::Instant;
 use crate::{
     LossReason, Renew, TryAcquire,
     backend::{Release, Renewal},
-    testing::harness::{Bench, Fixture, acquired_in_the_end, assert_not_held, free_soon, release},
+    testing::{
+        cases::modes::joinable,
+        harness::{Bench, Fixture, acquired_in_the_end, assert_not_held, free_soon, release},
+    },
+    types::Mode,
 };
 
 const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Freezes a process for longer than its lease while another client takes over the lock.
+/// Freezes a process for longer than its lease, in each mode, while another client takes over the
+/// lock.
 ///
 /// One clock or both clocks show the freeze.
-async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
+async fn frozen(bench: &Bench<'_>, freeze: fn(&Fixture, Duration)) {
+    for mode in joinable(&*bench.client().await).into_iter().chain([Mode::Exclusive]) {
+        frozen_in(bench, mode, freeze).await;
+    }
+}
+
+async fn frozen_in(bench: &Bench<'_>, mode: Mode, freeze: fn(&Fixture, Duration)) {
     let other = bench.client().await;
     let fixture = Fixture::new(bench).await;
     let name = bench.name("frozen");
     let ttl = bench.subject.ttl();
-    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
+    let request = || fixture.locker.lock(name.as_str()).mode(mode).ttl(ttl).renew(Renew::Manual);
+    let guard = acquired_in_the_end(request).await;
     freeze(&fixture, ttl);
     // No await before this check: the holder's work runs it immediately after the freeze.
     let lost = guard.check().expect_err("the freeze was longer than the lease");
@@ -47,14 +59,17 @@ pub(super) async fn a_thawed_holder_reports_its_loss_immediately(bench: &Bench<'
 // verifies: P2, P8, clock-set
 pub(super) async fn setting_the_clock_back_extends_no_lease(bench: &Bench<'_>) {
     let other = bench.client().await;
-    let fixture = Fixture::new(bench).await;
-    let name = bench.name("set-back");
     let ttl = bench.subject.ttl();
-    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
-    fixture.clock.set_back(YEARS);
-    let (next, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
-    assert!(guard.check().is_err(), "two hold {name}");
-    release(&*other, &next).await;
+    for mode in joinable(&*other).into_iter().chain([Mode::Exclusive]) {
+        let fixture = Fixture::new(bench).await;
+        let name = bench.name("set-back");
+        let request = || fixture.locker.lock(name.as_str()).mode(mode).ttl(ttl).renew(Renew::Manual);
+        let guard = acquired_in_the_end(request).await;
+        fixture.clock.set_back(YEARS);
+        let (next, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
+        assert!(guard.check().is_err(), "two hold {name}, one of them in {mode}");
+        release(&*other, &next).await;
+    }
 }
 
 // verifies: P1, P8, clock-set
@@ -62,19 +77,21 @@ pub(super) async fn a_contender_with_a_skewed_clock_is_refused(bench: &Bench<'_>
     let (fixture, ahead, behind) = (Fixture::new(bench).await, Fixture::new(bench).await, Fixture::new(bench).await);
     ahead.clock.thaw_after(YEARS);
     behind.clock.set_back(YEARS);
-    let name = bench.name("skewed");
-    let guard = fixture.acquired(&name).await;
-    for contender in [&ahead, &behind] {
-        match contender.locker.try_acquire(name.as_str()).await.expect("the store answers") {
-            TryAcquire::Contended(_) => {}
-            TryAcquire::Acquired(_) => panic!("two hold {name}"),
+    for mode in joinable(&*bench.client().await).into_iter().chain([Mode::Exclusive]) {
+        let name = bench.name("skewed");
+        let guard = fixture.acquired_in(&name, mode).await;
+        for contender in [&ahead, &behind] {
+            match contender.locker.try_acquire(name.as_str()).await.expect("the store answers") {
+                TryAcquire::Contended(_) => {}
+                TryAcquire::Acquired(_) => panic!("two hold {name}, one of them in {mode}"),
+            }
         }
-    }
-    guard.check().expect("no other client has acquired the lock");
-    let _: Release = guard.release().await.expect("the store answers");
-    for contender in [&ahead, &behind] {
-        let guard = contender.acquired(&name).await;
+        guard.check().expect("no other client has acquired the lock");
         let _: Release = guard.release().await.expect("the store answers");
+        for contender in [&ahead, &behind] {
+            let guard = contender.acquired(&name).await;
+            let _: Release = guard.release().await.expect("the store answers");
+        }
     }
 }
 

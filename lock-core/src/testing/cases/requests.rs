@@ -97,21 +97,24 @@ pub(super) async fn a_throttled_acquire_fails_and_leaves_no_lock(bench: &Bench<'
     }
 }
 
-/// Checks that a guard whose renewals all meet `fault` is lost before another client acquires.
+/// Checks in each mode that a guard whose renewals all meet `fault` is lost before another client
+/// acquires the exclusive lock.
 ///
 /// The late release of the guard leaves the successor untouched.
 async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let other = bench.client().await;
     let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
-    let name = bench.name("ends");
     fixture.network.always(Operation::Renew, fault);
-    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str())).await;
-    let (successor, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
-    assert!(guard.check().is_err(), "two hold {name}");
-    guard.lost().await;
-    assert_not_held(guard.release().await);
-    assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
-    release(&*other, &successor).await;
+    for mode in joinable(&*other).into_iter().chain([Mode::Exclusive]) {
+        let name = bench.name("ends");
+        let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).mode(mode)).await;
+        let (successor, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
+        assert!(guard.check().is_err(), "two hold {name}, one of them in {mode}");
+        guard.lost().await;
+        assert_not_held(guard.release().await);
+        assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
+        release(&*other, &successor).await;
+    }
 }
 
 // verifies: P2, P3, hung-renewal
