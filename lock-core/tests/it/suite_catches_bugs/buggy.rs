@@ -180,7 +180,9 @@ impl Backend for Buggy {
                     .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
             ),
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
-            AcquireOutcome::Contended(holder) if self.has(B::HidesOtherHolders) => {
+            AcquireOutcome::Contended(holder)
+                if self.has(B::HidesOtherHolders) || self.has(B::HidesOtherPermits) && holder.mode != Mode::Shared =>
+            {
                 AcquireOutcome::Contended(holder.with_others(Vec::new()))
             }
             AcquireOutcome::Contended(mut holder) if self.has(B::NamesTheLastToExpire) => {

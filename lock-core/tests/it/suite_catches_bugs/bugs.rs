@@ -70,4 +70,5 @@ bugs! {
     MarksForWritersOnly,
     RaisesNoTokenOfAPart,
     RenewsOnePartOfEachName,
+    HidesOtherPermits,
 }

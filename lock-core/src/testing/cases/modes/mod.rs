@@ -269,25 +269,27 @@ pub(super) async fn the_next_token_exceeds_an_advanced_part(bench: &Bench<'_>) {
 // verifies: P4, P12
 pub(super) async fn a_refusal_counts_and_names_several_holders(bench: &Bench<'_>) {
     let client = bench.client().await;
-    let name = bench.name("several");
-    for (owner, ttl) in [("one", 60), ("two", 40), ("three", 50)] {
-        let request = reader(bench, &name).with_ttl(Duration::from_secs(ttl));
-        let _ = granted(&*client, &AcquireRequest { owner: owner.into(), ..request }).await;
-    }
-    let refusal = refused(&*client, &bench.request(&name)).await;
-    let inspected = match client.admin().filter(|_| client.capabilities().inspect) {
-        Some(admin) => admin.inspect(&name).await.expect("the store answers"),
-        None => None,
-    };
-    for holder in [Some(refusal), inspected].into_iter().flatten() {
-        assert_eq!((holder.count(), holder.mode), (3, Mode::Shared), "{holder}");
-        if client.capabilities().ttl {
-            assert_eq!(holder.owner.as_deref(), Some("two"), "the first to expire comes first");
+    for mode in joinable(&*client) {
+        let name = bench.name("several");
+        for (owner, ttl) in [("one", 60), ("two", 40), ("three", 50)] {
+            let request = bench.request(&name).with_mode(mode).with_ttl(Duration::from_secs(ttl));
+            let _ = granted(&*client, &AcquireRequest { owner: owner.into(), ..request }).await;
         }
-        let mut owners: Vec<_> = holder.others.iter().map(|other| other.owner.clone()).collect();
-        owners.push(holder.owner.clone());
-        owners.sort();
-        assert_eq!(owners, ["one", "three", "two"].map(|owner| Some(owner.to_owned())));
+        let refusal = refused(&*client, &bench.request(&name)).await;
+        let inspected = match client.admin().filter(|_| client.capabilities().inspect) {
+            Some(admin) => admin.inspect(&name).await.expect("the store answers"),
+            None => None,
+        };
+        for holder in [Some(refusal), inspected].into_iter().flatten() {
+            assert_eq!((holder.count(), holder.mode), (3, mode), "{holder}");
+            if client.capabilities().ttl {
+                assert_eq!(holder.owner.as_deref(), Some("two"), "the first to expire comes first");
+            }
+            let mut owners: Vec<_> = holder.others.iter().map(|other| other.owner.clone()).collect();
+            owners.push(holder.owner.clone());
+            owners.sort();
+            assert_eq!(owners, ["one", "three", "two"].map(|owner| Some(owner.to_owned())));
+        }
     }
 }
 
