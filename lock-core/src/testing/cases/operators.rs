@@ -7,7 +7,10 @@ use tokio::time::timeout;
 
 use crate::{
     backend::{AcquireRequest, Break, End, Level, Renewal},
-    testing::harness::{Bench, admin, granted, refused, release},
+    testing::{
+        cases::modes::joinable,
+        harness::{Bench, admin, granted, refused, release},
+    },
     types::{ErrorKind, LeaseId, LockName},
 };
 
@@ -37,6 +40,20 @@ pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
     let (lease, _) = granted(&*a, &long()).await;
     release(&*a, &lease).await;
     assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_ok(), "the watch began while the lock was free");
+    for mode in joinable(&*a) {
+        let name = bench.name("watched-part");
+        let long = || bench.request(&name).with_ttl(Duration::from_secs(600));
+        let (lease, _) = granted(&*a, &long().with_mode(mode)).await;
+        let writer = long().with_waits(true);
+        refused(&*b, &writer).await;
+        let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
+        refused(&*b, &writer).await;
+        release(&*a, &lease).await;
+        let seen = timeout(Duration::from_secs(60), watch.changed()).await;
+        assert!(seen.is_ok(), "the release of the only {mode} lock completes the watch of a writer");
+        let (lease, _) = granted(&*b, &writer).await;
+        release(&*b, &lease).await;
+    }
 }
 
 pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>) {

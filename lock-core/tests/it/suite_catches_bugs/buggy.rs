@@ -257,7 +257,9 @@ impl Backend for Buggy {
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        if self.has(B::WakesNobody) {
+        let holder = self.store.inspect(name).await?;
+        let of_a_part = holder.is_some_and(|holder| holder.mode.may_be_joined());
+        if self.has(B::WakesNobody) || of_a_part && self.has(B::WakesNoneBehindAPart) {
             return Ok(Some(Box::new(Deaf)));
         }
         self.store.watch(name).await

@@ -71,4 +71,5 @@ bugs! {
     RaisesNoTokenOfAPart,
     RenewsOnePartOfEachName,
     HidesOtherPermits,
+    WakesNoneBehindAPart,
 }
