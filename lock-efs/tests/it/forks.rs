@@ -5,13 +5,14 @@ use std::{
     num::NonZeroU16,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
-    process::Command,
+    process::{ChildStdin, Command},
     thread,
     time::{Duration, Instant},
 };
 
 use lock_core::{
     LockOptions, Locker, LossReason, Mode, Release,
+    backend::{AcquireOutcome, AcquireRequest, Backend},
     blocking::{self, TryAcquire},
 };
 use lock_efs::FileBackend;
@@ -21,10 +22,10 @@ use test_support::{
         assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, dropped_in_a_child, forked,
         wait_for_the_end_of_input,
     },
-    wait_for,
+    until, wait_for,
 };
 
-use crate::fixture::{Process, in_child, myself, run_child};
+use crate::fixture::{Process, grant, in_child, myself, request, run_child};
 
 fn locker(directory: &Path) -> blocking::Locker {
     blocking::Locker::open_with(async { Locker::new(FileBackend::open(directory)?) }).unwrap()
@@ -53,11 +54,7 @@ fn a_locker_opened_before_a_fork_works_in_both() {
 // verifies: forked
 fn a_living_child_does_not_keep_a_killed_parents_lock() {
     let dir = tempfile::tempdir().unwrap();
-    let command = myself("forks::child_holds_a_lock_and_forks", dir.path());
-    let mut parent = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
-    // Not closed by the wait for the parent.
-    let _input = parent.0.stdin.take();
-    parent.wait_for("CHILD FORKED");
+    let (mut parent, _input) = forking("forks::child_holds_a_lock_and_forks", dir.path());
     assert!(!is_free(dir.path()));
     let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
     parent.kill();
@@ -65,6 +62,39 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     while !is_free(dir.path()) {
         assert!(Instant::now() < end, "the child keeps the lock of its parent");
     }
+    let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+    assert!(killed.success(), "the child had ended, so it proved nothing");
+}
+
+/// Starts a process that runs `test`, and returns it with the input of its child, which has begun.
+fn forking(test: &str, dir: &Path) -> (Process, Option<ChildStdin>) {
+    let command = myself(test, dir);
+    let mut parent = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    // Not closed by the wait for the parent.
+    let input = parent.0.stdin.take();
+    parent.wait_for("CHILD FORKED");
+    (parent, input)
+}
+
+/// The child inherits the open files of a shared lock and of the mark of a waiting writer.
+#[tokio::test]
+// verifies: forked, P12
+async fn a_child_keeps_no_part_and_no_mark_of_a_killed_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = FileBackend::open(dir.path()).unwrap();
+    let reader = |name: &str| request(name).with_mode(Mode::Shared);
+    grant(&backend, &reader("marked")).await;
+    let (mut parent, _input) = forking("forks::child_reads_waits_and_forks", dir.path());
+    let is_granted =
+        async |request: &AcquireRequest| matches!(backend.acquire(request).await.unwrap(), AcquireOutcome::Granted(_));
+    // Neither of them waits, so they leave no mark.
+    let (writer, late) = (request("etl"), reader("marked"));
+    assert!(!is_granted(&writer).await, "the parent reads");
+    assert!(!is_granted(&late).await, "the parent waits to write");
+    let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+    parent.kill();
+    until("the end of the part", async || is_granted(&writer).await).await;
+    until("the end of the mark", async || is_granted(&late).await).await;
     let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
     assert!(killed.success(), "the child had ended, so it proved nothing");
 }
@@ -172,6 +202,26 @@ fn child_holds_a_lock_and_forks() {
     let Some(dir) = in_child() else { return };
     let locker = locker(&dir);
     let _guard = locker.acquire("etl").unwrap();
+    fork_and_wait(&dir);
+}
+
+#[test]
+fn child_reads_waits_and_forks() {
+    let Some(dir) = in_child() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let backend = FileBackend::open(&dir).unwrap();
+    // Neither the part nor the mark ends by itself during the test.
+    let long = |name: &str| request(name).with_ttl(Duration::from_secs(600));
+    runtime.block_on(async {
+        grant(&backend, &long("etl").with_mode(Mode::Shared)).await;
+        let waiting = backend.acquire(&long("marked").with_waits(true)).await.unwrap();
+        assert!(matches!(waiting, AcquireOutcome::Contended(_)), "{waiting:?}");
+    });
+    fork_and_wait(&dir);
+}
+
+/// Forks a child that writes its id and lives until the end of its input.
+fn fork_and_wait(dir: &Path) {
     forked((), |()| {
         fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
         println!("CHILD FORKED");

@@ -27,6 +27,7 @@ fn forks_leave_the_locks_of_their_parent() {
             "forks::a_locker_opened_before_a_fork_works_in_both",
             "forks::a_living_child_does_not_keep_a_killed_parents_lock",
             "forks::a_part_belongs_to_the_parent_whatever_its_child_does",
+            "forks::a_child_keeps_no_part_and_no_mark_of_a_killed_parent",
             "forks::a_first_process_and_its_first_process_are_two",
         ],
     );
