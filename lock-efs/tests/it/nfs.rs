@@ -29,6 +29,7 @@ fn forks_leave_the_locks_of_their_parent() {
             "forks::a_part_belongs_to_the_parent_whatever_its_child_does",
             "forks::a_child_keeps_no_part_and_no_mark_of_a_killed_parent",
             "forks::a_first_process_and_its_first_process_are_two",
+            "hand_over::a_child_leaves_a_lock_that_was_handed_over",
         ],
     );
 }
@@ -63,6 +64,7 @@ fn locks_with_several_holders_are_kept() {
             "modes::a_stranger_in_place_of_the_parts_is_untouched",
             "modes::too_many_permits_and_too_much_data_are_errors",
             "modes::the_next_token_exceeds_an_advanced_part",
+            "modes::a_grant_after_a_part_shows_its_token_or_none",
             "modes::a_sweep_remembers_the_tokens_of_parts",
             "modes::lent_descriptors_keep_the_part_and_its_lock",
             "modes::a_minimum_hold_outlasts_all_other_parts",
