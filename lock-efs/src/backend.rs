@@ -391,6 +391,7 @@ mod tests {
         {
             let pace = nfs_pace(lease.map(seconds));
             assert_eq!((pace.lease, pace.probe_every), (Some(seconds(expected)), seconds(probes)), "{lease:?}");
+            assert_eq!(pace.poll_max, seconds(2), "the pages say how often waiters ask");
             assert!(3 * pace.probe_every <= seconds(expected), "two probes may fail");
         }
     }

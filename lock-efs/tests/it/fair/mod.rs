@@ -69,6 +69,14 @@ async fn child_waits() {
     std::thread::sleep(Duration::from_secs(600));
 }
 
+/// The pages say how soon a waiter without a wake-up notices that the one before it has died.
+#[test]
+// verifies: P9, P12
+fn a_local_waiter_asks_at_least_once_a_second() {
+    let (_dir, backend) = open();
+    assert_eq!(backend.timings().poll_max, Duration::from_secs(1));
+}
+
 #[tokio::test]
 // verifies: P9, P12
 async fn a_killed_fair_waiter_is_skipped_at_once() {
