@@ -26,7 +26,14 @@ pub(crate) struct DoctorArgs {
     pub(crate) peer: bool,
 
     /// Longest time to spend on the other host, such as 5m.
-    #[arg(long, requires = "peer", value_name = "DURATION", default_value = "2m", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        requires = "peer",
+        value_name = "DURATION",
+        default_value = "2m",
+        value_parser = duration_with_unit,
+        allow_negative_numbers = true
+    )]
     pub(crate) within: Duration,
 }
 

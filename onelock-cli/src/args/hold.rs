@@ -34,7 +34,13 @@ pub(crate) struct HoldArgs {
     pub(crate) json: bool,
 
     /// End all locks of a client that sends no ping for this long, such as 30s [default: no limit].
-    #[arg(long, conflicts_with = "name", value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        conflicts_with = "name",
+        value_name = "DURATION",
+        value_parser = duration_with_unit,
+        allow_negative_numbers = true
+    )]
     pub(crate) heartbeat: Option<Duration>,
 
     /// Name of the lock, or the path of a lock file.

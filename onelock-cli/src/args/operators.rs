@@ -76,7 +76,13 @@ pub(crate) struct WatchArgs {
     pub(crate) store: StoreArgs,
 
     /// Time between two looks, such as 500ms.
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, default_value = "2s", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration_with_unit,
+        default_value = "2s",
+        allow_negative_numbers = true
+    )]
     pub(crate) interval: Duration,
 
     /// Order of the locks: their names, or their ages with the oldest first.
@@ -96,7 +102,14 @@ pub(crate) struct WaitArgs {
 
     /// Wait at most this long: a duration such as 1m30s, or a number of seconds [default: no
     /// limit].
-    #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
+    #[arg(
+        short,
+        long,
+        alias = "timeout",
+        value_name = "DURATION",
+        value_parser = duration,
+        allow_negative_numbers = true
+    )]
     pub(crate) wait: Option<Duration>,
 
     /// Print on standard error who holds the lock, in a log too.
@@ -149,7 +162,13 @@ pub(crate) struct BreakArgs {
 pub(crate) struct SweepArgs {
     /// Clean up after names that were not used for this long, such as 90d; choose more than the
     /// interval between two runs of the rarest job.
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, default_value = "30d", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration_with_unit,
+        default_value = "30d",
+        allow_negative_numbers = true
+    )]
     pub(crate) idle: Duration,
 
     /// Only print what would be removed or emptied.

@@ -24,16 +24,34 @@ pub(crate) struct TortureArgs {
     pub(crate) time: Duration,
 
     /// Number of processes that contend at a time, each for several locks.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
     pub(crate) processes: u32,
 
     /// Number of locks, some of which are more contended than others.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
     pub(crate) names: u32,
 
     /// Ttl of the locks, without effect on files; processes are frozen or cut off for up to twice
     /// as long.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = duration_with_unit,
+        allow_negative_numbers = true
+    )]
     pub(crate) ttl: Duration,
 
     /// Seed that repeats the choices of an earlier run, though not its timing [default: random].

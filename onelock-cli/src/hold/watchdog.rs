@@ -207,8 +207,9 @@ impl Watchdog<'_> {
 
     /// Ends the watch after the client and its family: unlocks first, then reports.
     fn end(mut self) -> nix::Result<()> {
-        // Before the end of its lock, `onelock hold` releases it itself. Unlocked behind its back,
-        // the lock could have another holder by then, whose record the release would change.
+        // Before the end of its lock, `onelock hold` releases it itself. If the watchdog unlocked
+        // it before, the lock could have another holder by then, and the release would change the
+        // record of that holder.
         let releases = self.holder.is_some() && !self.deadline.is_some_and(alarm::has_passed);
         if !releases {
             // In reverse, like every release.
