@@ -169,7 +169,7 @@ fn a_descendant_ends_before_the_first_of_several_locks() {
 }
 
 /// A client that ignores SIGTERM, with a descendant that does. It holds many locks that all begin
-/// to end, and prints a line once it was told so and was asked to end.
+/// to end. Once it was told so and was asked to end, it prints the pid of the descendant.
 const PATIENT: &str = r#"
 import json, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -189,7 +189,7 @@ guards = [ask(op="acquire", name=f"x{number}")["guard"] for number in range(20)]
 while stopping < len(guards): read()
 # A guard answers only after it has asked the client to end.
 assert all(ask(op="check", guard=guard)["held"] for guard in guards)
-print("asked", flush=True)
+print(keep.pid, flush=True)
 sys.stdin.readline()
 "#;
 
@@ -199,10 +199,11 @@ fn descendants_are_remembered_once_for_all_locks() {
     let script = locks.script("python3", PATIENT);
     let options = ["--on-loss", "term", "--max-hold", "302s", "--grace", "300s"];
     let mut client = Process::start(client(&script, &options).env("ONELOCK_URL", locks.url()));
-    client.expect("asked");
+    let descendant = parse_pid(&client.line());
     let open = std::fs::read_dir(format!("/proc/{}/fd", client.hold())).unwrap();
     let targets = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
     let handles: Vec<_> = targets.filter(|target| target.to_string_lossy().contains("pidfd")).collect();
+    kill(descendant, SIGKILL).unwrap();
     assert!((1..=3).contains(&handles.len()), "two of the client, and one of its descendant: {handles:?}");
 }
 
