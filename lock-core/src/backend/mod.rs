@@ -14,6 +14,7 @@ mod relay;
 mod request;
 mod store_clock;
 mod texts;
+mod turns;
 mod waiting_marks;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -35,6 +36,7 @@ pub use self::{
     request::AcquireRequest,
     store_clock::{StoreClock, StoreTime},
     texts::{causes, one_line},
+    turns::{FoundOnce, Turns},
     waiting_marks::WaitingMarks,
 };
 use crate::types::{Error, ErrorKind, FencingToken, LockName, Operation};
