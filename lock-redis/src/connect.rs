@@ -22,7 +22,6 @@ use redis::{
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
-use tokio::sync::Mutex;
 
 use crate::{
     config::{Address, RedisConfig},
@@ -92,7 +91,7 @@ pub(crate) struct Connector {
 
 enum Target {
     Node(Box<Client>),
-    Sentinel(Sentinels),
+    Sentinel(Box<Sentinels>),
     Cluster {
         seeds: Vec<ConnectionInfo>,
         certificates: Option<TlsCertificates>,
@@ -101,14 +100,16 @@ enum Target {
     },
 }
 
-/// One client for each rotation of the list of sentinels.
+/// What a client of the sentinels is made of. Each attempt makes its own, because a client serves
+/// one caller at a time, and the program may stop to drive that one.
 ///
 /// redis-rs waits for the first sentinel of the list. A caller may give up before redis-rs skips a
 /// silent one, so each attempt begins with another sentinel.
 struct Sentinels {
-    /// In locks, because a client keeps connections. Callers connect one at a time anyway.
-    clients: Vec<Mutex<SentinelClient>>,
-    /// The index of the next client.
+    config: RedisConfig,
+    addresses: Vec<ConnectionAddr>,
+    certificates: Option<TlsCertificates>,
+    /// Which sentinel the next attempt begins with.
     next: AtomicUsize,
     /// The same sentinels, for a question that their clients do not answer.
     infos: Vec<ConnectionInfo>,
@@ -116,6 +117,13 @@ struct Sentinels {
 }
 
 impl Sentinels {
+    fn client(&self, turn: usize) -> RedisResult<SentinelClient> {
+        let mut addresses = self.addresses.clone();
+        let first = turn % addresses.len().max(1);
+        addresses.rotate_left(first);
+        sentinel_client(&self.config, addresses, &self.service, self.certificates.as_ref())
+    }
+
     /// Returns the address of the primary, even if it takes no connection. The clients connect to
     /// it before they name it.
     async fn primary(&self) -> RedisResult<ConnectionAddr> {
@@ -154,15 +162,16 @@ impl Connector {
             Ok(info.set_redis_settings(login.clone()))
         };
         let infos = if config.tls { Vec::new() } else { sentinels.iter().map(info).collect::<Result<_, Error>>()? };
-        let mut sentinels = sentinels.iter().map(|s| connection_addr(config, s)).collect::<Vec<_>>();
-        let mut clients = Vec::new();
-        for _ in 0..sentinels.len().max(1) {
-            let client = sentinel_client(config, sentinels.clone(), service, certificates.as_ref()).map_err(wrong)?;
-            clients.push(Mutex::new(client));
-            sentinels.rotate_left(1);
-        }
-        let target = Target::Sentinel(Sentinels { clients, next: AtomicUsize::new(0), infos, service: service.into() });
-        Ok(Self { target, settings: settings(config) })
+        let sentinels = Sentinels {
+            config: config.clone(),
+            addresses: sentinels.iter().map(|s| connection_addr(config, s)).collect(),
+            certificates,
+            next: AtomicUsize::new(0),
+            infos,
+            service: service.into(),
+        };
+        sentinels.client(0).map_err(wrong)?;
+        Ok(Self { target: Target::Sentinel(Box::new(sentinels)), settings: settings(config) })
     }
 
     /// Creates a connector to all nodes of the cluster that `seeds` belong to.
@@ -222,8 +231,7 @@ impl Connector {
                 let settings = settings().set_push_sender(push);
                 // Advanced before connecting, because the caller may give up meanwhile.
                 let turn = sentinels.next.fetch_add(1, Ordering::Relaxed);
-                let client = &sentinels.clients[turn % sentinels.clients.len()];
-                let connection = client.lock().await.get_async_connection_with_config(&settings).await?;
+                let connection = sentinels.client(turn)?.get_async_connection_with_config(&settings).await?;
                 sentinels.next.store(turn, Ordering::Relaxed);
                 Ok(Connection::Node(connection))
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use lock_core::Error;
+use lock_core::{Error, backend::Turns};
 use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, cluster_routing::Slot};
 
 use crate::{
@@ -35,9 +35,9 @@ pub(crate) struct ConnectionSlot {
     pub(crate) ended_connections: Arc<AtomicU64>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Locked by the caller that connects; holds the last failure. Other callers wait for that
-    /// result instead of opening a connection each.
-    connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
+    /// Of callers that connect, with the last failure. Other callers wait for that result instead
+    /// of opening a connection each.
+    turns: Turns<Option<ConnectFailure>>,
     pub(crate) wakers: Arc<Wakers>,
 }
 
@@ -48,7 +48,7 @@ struct OpenConnection {
     /// Set when the connection is known to have ended.
     ended: Arc<AtomicBool>,
     /// Whether this connection receives wake-ups.
-    subscribed: tokio::sync::OnceCell<()>,
+    subscribed: AtomicBool,
     outstanding: OutstandingReplies,
     /// Unattended requests. A cluster connection sends no request whose future was dropped.
     forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
@@ -87,7 +87,7 @@ impl ConnectionSlot {
             timeout,
             ended_connections: Arc::default(),
             open: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
+            turns: Turns::new(connect_timeout * 2 + timeout / 2),
             wakers: Arc::new(Wakers::new()),
         }
     }
@@ -159,8 +159,13 @@ impl ConnectionSlot {
     }
 
     async fn subscribe_on(&self, open: &OpenConnection) -> Result<(), RedisError> {
-        let mut connection = open.connection.clone();
-        open.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
+        if !open.subscribed.load(Ordering::Acquire) {
+            // Each caller subscribes until one has the answer, as the program may not drive the
+            // first one. To subscribe again changes nothing.
+            open.connection.clone().subscribe(self.wakers.channel()).await?;
+            open.subscribed.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Hands a call to the connection without waiting, for use in [`Drop`]. Returns `false` if
@@ -252,7 +257,7 @@ impl ConnectionSlot {
 
     /// Connects, unless another caller has connected in the meantime.
     async fn reconnected(&self, hash_slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
-        let mut failure = self.connecting.lock().await;
+        let mut failure = self.turns.next().await;
         if let Some(open) = self.usable(hash_slot) {
             return Ok(open);
         }
@@ -306,7 +311,7 @@ impl ConnectionSlot {
                 connection,
                 born: Instant::now(),
                 ended,
-                subscribed: tokio::sync::OnceCell::new(),
+                subscribed: AtomicBool::new(false),
                 outstanding: OutstandingReplies::default(),
                 forgotten: Mutex::default(),
             };

@@ -30,5 +30,6 @@ mod sentinel;
 mod slot_moves;
 mod standalone;
 mod tls;
+mod undriven;
 mod waiting;
 mod waiting_marks;
