@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use lock_core::Error;
+use lock_core::{Error, backend::Turns};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -33,9 +33,9 @@ pub(crate) struct ConnectionSlot {
     events: Arc<dyn Events>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Locked by the caller that connects; holds the last failure. Other callers wait for that
-    /// result instead of opening a connection each, but not without end.
-    connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
+    /// Of callers that connect, with the last failure. Other callers wait for that result instead
+    /// of opening a connection each.
+    turns: Turns<Option<ConnectFailure>>,
 }
 
 /// The connection in use and its state.
@@ -85,7 +85,9 @@ pub(crate) struct Answer {
 
 impl ConnectionSlot {
     pub(crate) fn new(connector: Connector, timeout: Duration, names: bool, events: Arc<dyn Events>) -> Self {
-        Self { connector, timeout, names, events, open: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+        // Longer than an attempt takes.
+        let turns = Turns::new(connector.longest().saturating_add(timeout / 2));
+        Self { connector, timeout, names, events, open: Mutex::default(), turns }
     }
 
     /// Runs one statement, as a transaction of its own, in one round trip. Any pooler can pass it
@@ -152,28 +154,20 @@ impl ConnectionSlot {
         }
     }
 
-    async fn reconnected(&self) -> Result<Arc<OpenConnection>, Error> {
-        // Longer than an attempt takes: the caller that connects may not be driven any more.
-        let limit = self.connector.longest().saturating_add(self.timeout / 2);
-        match tokio::time::timeout(limit, self.connecting.lock()).await {
-            Ok(mut failure) => self.connect(&mut failure).await,
-            Err(_) => self.connect(&mut None).await,
-        }
-    }
-
     /// Connects, unless another caller has connected in the meantime, or has just failed.
-    async fn connect(&self, failure: &mut Option<ConnectFailure>) -> Result<Arc<OpenConnection>, Error> {
+    async fn reconnected(&self) -> Result<Arc<OpenConnection>, Error> {
+        let mut failure = self.turns.next().await;
         if let Some(open) = self.usable() {
             return Ok(open);
         }
         let mut pause = FIRST_PAUSE;
-        if let Some(last) = failure {
+        if let Some(last) = &*failure {
             if last.at.elapsed() < last.pause {
                 return Err(last.error.clone());
             }
             pause = (last.pause * 2).min(LONGEST_PAUSE);
         }
-        let mut attempt = ConnectAttempt { failure, since: Instant::now(), pause };
+        let mut attempt = ConnectAttempt { failure: &mut failure, since: Instant::now(), pause };
         let connected = self.connector.connect(Arc::clone(&self.events)).await;
         attempt.pause = Duration::ZERO;
         drop(attempt);

@@ -11,9 +11,9 @@ use std::{
 use async_trait::async_trait;
 use lock_core::{
     Error, Holder, LockName,
-    backend::{LeaseId, Watch},
+    backend::{FoundOnce, LeaseId, Watch},
 };
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio_postgres::types::Type;
 
 use crate::{
@@ -63,7 +63,7 @@ pub(crate) struct Listener {
     connection: ConnectionSlot,
     channels: Arc<Channels>,
     /// Whether notifications arrive at all.
-    hears: OnceCell<bool>,
+    hears: FoundOnce<bool>,
 }
 
 #[derive(Default)]
@@ -130,7 +130,10 @@ impl Listener {
     pub(crate) fn new(connector: Connector, timeout: Duration) -> Self {
         let channels = Arc::new(Channels::default());
         let events: Arc<dyn Events> = Arc::clone(&channels) as _;
-        Self { connection: ConnectionSlot::new(connector, timeout, false, events), channels, hears: OnceCell::new() }
+        // Two connections, each with a request.
+        let longest = connector.longest().saturating_add(timeout).saturating_mul(2).saturating_add(ECHO);
+        let connection = ConnectionSlot::new(connector, timeout, false, events);
+        Self { connection, channels, hears: FoundOnce::new(longest) }
     }
 
     /// Starts to watch `name`. Returns `None` if notifications do not arrive.
@@ -139,7 +142,7 @@ impl Listener {
         table: &Table,
         name: &LockName,
     ) -> Result<Option<Box<dyn Watch>>, Error> {
-        if !*self.hears.get_or_try_init(|| self.hears_itself(table)).await? {
+        if !*self.hears.get_or_ask(|| self.hears_itself(table)).await? {
             return Ok(None);
         }
         let mut watch = ChannelWatch::new(Arc::clone(self), channel(&table.quoted, name));

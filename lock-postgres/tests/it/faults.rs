@@ -1,12 +1,13 @@
 //! A connection that breaks or is silent, and rows and tables that another transaction has locked.
 
-use std::{pin::pin, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use futures_util::{FutureExt as _, future::join_all};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{AcquireOutcome, Admin, Backend, LeaseId, Release, Renewal},
 };
+use lock_postgres::PostgresBackend;
 use test_support::{Direction::Requests, Proxy, until};
 
 use crate::fixture::{self, Fixture, LONG, at, backend, client, granted, name, reader, request};
@@ -52,15 +53,41 @@ async fn requests_that_begin_together_share_one_connection() {
     assert_eq!(proxy.connections(), 1);
 }
 
+/// A client that does not wait long for another one of its requests.
+fn impatient(addr: SocketAddr) -> PostgresBackend {
+    let short = Duration::from_millis(300);
+    backend(at(addr).connect_timeout(short).timeout(short))
+}
+
 #[tokio::test]
 async fn a_connecting_request_that_is_not_driven_stops_no_other() {
     let server = fixture::server();
-    let backend = client(server.addr());
+    let backend = impatient(server.addr());
     let (first, second) = (request("first", LONG), request("second", LONG));
     let mut stuck = pin!(backend.acquire(&first));
     assert!(stuck.as_mut().now_or_never().is_none(), "it is not connected yet");
-    let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &second)).await;
-    other.expect("it does not wait for the first request");
+    let lease = second.lease(None);
+    // They wait less than it takes to connect, as with a short ttl.
+    until("another request to connect", async || {
+        let patience = Duration::from_millis(100);
+        tokio::time::timeout(patience, backend.renew(&lease)).await.is_ok_and(|renewed| renewed.is_ok())
+    })
+    .await;
+    granted(&backend, &second).await;
+}
+
+#[tokio::test]
+async fn a_waiter_that_is_not_driven_stops_no_other() {
+    let server = fixture::server();
+    let backend = impatient(server.addr());
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
+    let name = name("job");
+    let mut stuck = pin!(backend.watch(&name));
+    assert!(stuck.as_mut().now_or_never().is_none(), "it does not know yet whether notifications arrive");
+    let other = tokio::time::timeout(Duration::from_secs(60), backend.watch(&name)).await;
+    let mut watch = other.expect("it does not wait for the first one").unwrap().unwrap();
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("it is woken");
 }
 
 #[tokio::test]
