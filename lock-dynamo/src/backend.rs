@@ -9,12 +9,11 @@ use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Observations,
-        PastHolder, Release, Renewal, StoreClock, StoreTimings, WaitingMarks,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, FoundOnce, Lease, Listing,
+        Observations, PastHolder, Release, Renewal, StoreClock, StoreTimings, WaitingMarks,
     },
     clock::{Clock, SystemClock},
 };
-use tokio::sync::OnceCell;
 
 use crate::{
     acquire::Verdict,
@@ -39,7 +38,7 @@ pub struct DynamoBackend {
     /// The requests of this process that may have a place in a queue.
     pub(crate) queued: WaitingMarks,
     sdk: Option<SdkConfig>,
-    clients: OnceCell<Clients>,
+    clients: FoundOnce<Clients>,
 }
 
 /// How many locks of other people a process remembers having seen.
@@ -66,7 +65,7 @@ impl DynamoBackend {
             waiting_marks: WaitingMarks::default(),
             queued: WaitingMarks::default(),
             sdk: None,
-            clients: OnceCell::new(),
+            clients: FoundOnce::new(client::ATTEMPT),
         }
     }
 
@@ -75,12 +74,12 @@ impl DynamoBackend {
     #[must_use]
     pub fn with_sdk_config(mut self, sdk: SdkConfig) -> Self {
         self.sdk = Some(sdk);
-        self.clients = OnceCell::new();
+        self.clients = FoundOnce::new(client::ATTEMPT);
         self
     }
 
     async fn clients(&self) -> Result<&Clients, Error> {
-        self.clients.get_or_try_init(|| client::connect(&self.config, self.sdk.as_ref(), &self.clock)).await
+        self.clients.get_or_ask(|| client::connect(&self.config, self.sdk.as_ref(), &self.clock)).await
     }
 
     /// The client for requests that the core repeats.

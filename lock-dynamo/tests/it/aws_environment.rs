@@ -4,16 +4,20 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::pin,
     process::Command,
+    time::Duration,
 };
 
-use lock_dynamo::Schema;
+use futures_util::FutureExt as _;
+use lock_core::{ErrorKind, backend::Backend as _};
+use lock_dynamo::{DynamoBackend, DynamoConfig, Schema};
 use test_support::{
     tls::Certificates,
     wire::{Fault, Wire},
 };
 
-use crate::fixture::Table;
+use crate::fixture::{Table, request};
 
 /// Of this token service, for the next quarter of a century.
 const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
@@ -230,4 +234,28 @@ async fn server_certificate_is_verified_over_tls() {
     // The certificate is for another name.
     let said = env.skip_at(&options.replace("localhost", "127.0.0.1")).await;
     assert!(said.starts_with("Unavailable error: "), "{said}");
+}
+
+#[tokio::test]
+async fn a_search_for_the_region_that_is_not_driven_stops_no_other() {
+    const TTL: Duration = Duration::from_secs(60);
+    const METADATA: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    if std::env::var_os(METADATA).is_none() {
+        // Again in an environment where the region is asked for, and nothing answers.
+        let mut command = Command::new(std::env::current_exe().expect("a test has a path"));
+        let test = "a_search_for_the_region_that_is_not_driven_stops_no_other";
+        command.args([&format!("aws_environment::{test}"), "--exact", "--nocapture"]);
+        command.env_clear().env(METADATA, "http://127.0.0.1:1");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        return;
+    }
+    let backend = DynamoBackend::new(DynamoConfig::new("locks"));
+    let (first, second) = (request("first", TTL), request("second", TTL));
+    let mut stuck = pin!(backend.acquire(&first));
+    assert!(stuck.as_mut().now_or_never().is_none(), "the region is not known yet");
+    let other = tokio::time::timeout(Duration::from_secs(60), backend.acquire(&second)).await;
+    let error = other.expect("it does not wait for the first request").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }
