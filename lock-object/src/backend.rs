@@ -14,13 +14,12 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing, Release,
-        Renewal, StoreClock, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, FoundOnce, Lease, LeaseId,
+        Listing, Release, Renewal, StoreClock, StoreTimings,
     },
     clock::{Clock, SystemClock},
 };
 use object_store::{client::HttpClient, path::Path};
-use tokio::sync::OnceCell;
 
 use crate::{
     config::ObjectConfig,
@@ -34,6 +33,9 @@ use crate::{
 };
 
 const SECOND_US: i64 = 1_000_000;
+/// How long the other requests wait for one that probes the store. It may take longer: then they
+/// probe too.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Locks in a bucket or container.
 ///
@@ -46,9 +48,9 @@ pub struct ObjectBackend {
     pub(crate) leases: Leases,
     /// Locks that this process released, which it can acquire again by one request.
     pub(crate) free: FreeLocks,
-    pub(crate) probed: OnceCell<()>,
+    pub(crate) probed: FoundOnce<()>,
     pub(crate) passed: Passed,
-    pub(crate) delete_probed: OnceCell<()>,
+    pub(crate) delete_probed: FoundOnce<()>,
     /// The time of the latest token.
     minted_us: AtomicU64,
 }
@@ -130,9 +132,9 @@ impl ObjectBackend {
             keys,
             leases: Leases::default(),
             free: FreeLocks::default(),
-            probed: OnceCell::new(),
+            probed: FoundOnce::new(PROBE),
             passed: Passed::default(),
-            delete_probed: OnceCell::new(),
+            delete_probed: FoundOnce::new(PROBE),
             minted_us: AtomicU64::new(0),
         })
     }

@@ -41,7 +41,7 @@ impl ObjectBackend {
     /// conditions changes nothing.
     async fn conditions(&self) -> Finding {
         let subject = "conditional writes";
-        if self.probed.initialized() {
+        if self.probed.known().is_some() {
             return Finding::good(subject, "the store refused wrong conditions when this process started to lock");
         }
         let never = self.keys.never();

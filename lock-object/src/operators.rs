@@ -103,7 +103,7 @@ impl ObjectBackend {
     /// condition could delete the lock of a new holder.
     pub(crate) async fn see_conditional_delete(&self) -> Result<(), Error> {
         self.probe().await?;
-        self.delete_probed.get_or_try_init(|| self.see_refused_deletion()).await.copied()
+        self.delete_probed.get_or_ask(|| self.see_refused_deletion()).await.copied()
     }
 
     async fn see_refused_deletion(&self) -> Result<(), Error> {

@@ -52,7 +52,7 @@ impl ObjectBackend {
         if !self.config.probe {
             return Ok(());
         }
-        self.probed.get_or_try_init(|| self.see_refusals()).await.copied()
+        self.probed.get_or_ask(|| self.see_refusals()).await.copied()
     }
 
     async fn see_refusals(&self) -> Result<(), Error> {

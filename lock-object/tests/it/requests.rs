@@ -1,10 +1,14 @@
 //! Counts the requests of each operation, which the page of object stores and its prices state.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::future::{Either, select};
 use lock_core::backend::{AcquireOutcome, Backend, Break};
 use lock_object::ObjectBackend;
-use test_support::wire::Wire;
+use test_support::{
+    until,
+    wire::{Fault, Wire},
+};
 
 use crate::fixture::{Bucket, Kind, granted, name, request};
 
@@ -53,4 +57,21 @@ async fn requests_of_each_operation_are_those_of_the_page() {
     let broken = admin.break_lock(&name("a"), &lease.id.to_string(), "alice").await.unwrap();
     assert_eq!((broken, counted(&wire)), (Break::Broken, (1, 1)));
     let _ = second.release(&other, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_probe_that_is_not_driven_stops_no_other_request() {
+    let bucket = Bucket::new(Kind::Moto).await;
+    let wire = Wire::start(bucket.address);
+    let backend = ObjectBackend::new(bucket.config_at(&wire.endpoint())).unwrap();
+    // The probe follows the first read, and gets no answer.
+    wire.next(None);
+    wire.always(Fault::LoseRequest);
+    let (first, second) = (request(&name("a"), TTL), request(&name("b"), TTL));
+    let mut stuck = pin!(backend.acquire(&first));
+    let probes = pin!(until("the probe", async || wire.take_seen().contains(&"PUT".to_owned())));
+    assert!(matches!(select(stuck.as_mut(), probes).await, Either::Right(_)));
+    wire.always(None);
+    let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &second)).await;
+    other.expect("it does not wait for the first request");
 }
