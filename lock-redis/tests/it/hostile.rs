@@ -86,7 +86,7 @@ async fn a_hostile_server_costs_one_line_of_the_right_kind() {
         (b"\x15\x03\x01\x00\x02\x02\x16".as_slice(), false, ErrorKind::Config, false),
         (HTTP, true, ErrorKind::Unavailable, true),
         (b"$100\r\nhalf a reply", true, ErrorKind::Unavailable, true),
-        (b"-ERR \x1b[31mred\x1b[0m\x07\r\n", true, ErrorKind::Other, false),
+        (b"-ERR \x1b[31mred\x1b[0m\x07\r\n", true, ErrorKind::Other, true),
         (b"+\x1b[2Jcleared\r\n", true, ErrorKind::Corrupt, true),
         (b":7\r\n", true, ErrorKind::Corrupt, true),
         (b"*3\r\n:0\r\n$-1\r\n:1\r\n", true, ErrorKind::Corrupt, true),
