@@ -134,6 +134,9 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
+    ///
+    /// Drive the future to its end, or drop it. The waiters behind it in this process wait for its
+    /// turn to end, so a future that is kept and not polled stops them.
     pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
         let acquiring = self.acquire_loop(true)?;
         let outcome = acquiring.wait(Some(wait)).await;
@@ -151,6 +154,9 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
+    ///
+    /// Drive the future to its end, or drop it. The waiters behind it in this process wait for its
+    /// turn to end, so a future that is kept and not polled stops them.
     pub async fn acquire(self) -> Result<Guard, Error> {
         let acquiring = self.acquire_loop(false)?;
         let outcome = acquiring.wait(None).await;
