@@ -19,8 +19,21 @@ fn published() -> String {
 fn good_page() -> Page {
     let mut results: BTreeMap<String, Value> = BTreeMap::new();
     for name in HISTORIES {
-        let figures =
-            ["lost", "killed", "frozen", "cut_off", "seeds", "seconds", "clocks_set", "messages", "violations"];
+        let figures = [
+            "lost",
+            "killed",
+            "frozen",
+            "cut_off",
+            "seeds",
+            "seconds",
+            "clocks_set",
+            "messages",
+            "violations",
+            "shared",
+            "permits",
+            "queued",
+            "handed_over",
+        ];
         let mut report: Value = figures.map(|figure| (figure.to_owned(), json!(0))).into_iter().collect();
         report["acquisitions"] = LEAST_SIMULATED.into();
         results.insert(name.into(), report);
@@ -86,6 +99,14 @@ fn the_page_has_no_violation_and_enough_acquisitions() {
     for row in &runs {
         assert!(number(&row[1]) >= least(&row[0]), "acquisitions of {}", row[0]);
         assert_eq!(row[6], "0", "violations of {}", row[0]);
+    }
+    let tortured = runs.iter().filter(|row| row[0].starts_with("torture of "));
+    let seconds: Vec<_> = tortured.map(|row| number(row[0].rsplit(' ').nth(1).unwrap())).collect();
+    assert!(seconds.len() == 4 && seconds.iter().all(|seconds| *seconds >= 600), "{seconds:?}");
+    for row in table(&page, "torture of") {
+        let has_queue = !row[0].contains("no queue");
+        let mut ways = row[1..].iter().enumerate().filter(|(way, _)| *way != 2 || has_queue);
+        assert!(ways.all(|(_, cell)| number(cell) > 0), "{row:?}");
     }
     for row in table(&page, "mistake").into_iter().chain(table(&page, "mistake among all modes")) {
         for cell in &row[1..] {
