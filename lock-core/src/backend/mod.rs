@@ -184,8 +184,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Raises the token of a held lock to `token`; all later tokens are larger. `false` when
     /// `lease` does not hold the lock. A smaller `token` changes nothing.
     ///
-    /// A lock that consists of locks in several stores needs this, because their tokens have to
-    /// agree.
+    /// A lock that consists of locks in several stores needs this: their tokens have to agree.
     ///
     /// - The next token is larger than the raised one (`the_next_token_exceeds_an_advanced_token`,
     ///   `the_next_token_exceeds_an_advanced_part`).
