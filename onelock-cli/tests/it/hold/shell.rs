@@ -231,6 +231,8 @@ fn a_killed_watchdog_ends_the_client_with_71() {
     kill(crate::run::fixture::children(hold)[0], SIGKILL).unwrap();
     eventually("the lock is free", || locks.is_free());
     assert!(!is_alive(script.pid()));
+    // It writes its message after the end of the client.
+    eventually("onelock hold has ended", || !is_alive(hold));
     let (status, message) = script.end();
     assert_eq!(status.signal(), Some(SIGKILL as i32));
     assert!(message.contains("the watchdog process died, so the client was ended"), "{message}");

@@ -45,13 +45,17 @@ fn a_signal_between_acquire_and_start_is_not_lost() {
     // always has an effect.
     let locks = Locks::new();
     let script = locks.script("python3", LISTENER);
-    for micros in (0..60).map(|i| i * 150) {
+    // The moments are spread over the time that a run takes on this machine.
+    let began = std::time::Instant::now();
+    Running::start(&mut locks.run(["x", "true"])).ends_with(0);
+    let step = began.elapsed() / 60;
+    for number in 0..60 {
         let running = Running::start(&mut locks.run(["x", &script]));
         eventually("setsid has become onelock", || {
             let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).unwrap_or_default();
             exe.ends_with("onelock")
         });
-        std::thread::sleep(std::time::Duration::from_micros(micros));
+        std::thread::sleep(step * number);
         running.signal(SIGUSR2);
         let (status, message) = running.wait();
         let by = status.signal().or(status.code());
