@@ -33,8 +33,8 @@ pub(crate) struct ConnectionSlot {
     events: Arc<dyn Events>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Of callers that connect, with the last failure. Other callers wait for that result instead
-    /// of opening a connection each.
+    /// The turns of callers that connect, with the last failure. Other callers wait for that result
+    /// instead of opening a connection each.
     turns: Turns<Option<ConnectFailure>>,
 }
 

@@ -101,7 +101,7 @@ enum Target {
 }
 
 /// What a client of the sentinels is made of. Each attempt makes its own, because a client serves
-/// one caller at a time, and the program may stop to drive that one.
+/// one caller at a time, and the program may stop driving that one.
 ///
 /// redis-rs waits for the first sentinel of the list. A caller may give up before redis-rs skips a
 /// silent one, so each attempt begins with another sentinel.

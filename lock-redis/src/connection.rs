@@ -35,8 +35,8 @@ pub(crate) struct ConnectionSlot {
     pub(crate) ended_connections: Arc<AtomicU64>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Of callers that connect, with the last failure. Other callers wait for that result instead
-    /// of opening a connection each.
+    /// The turns of callers that connect, with the last failure. Other callers wait for that result
+    /// instead of opening a connection each.
     turns: Turns<Option<ConnectFailure>>,
     pub(crate) wakers: Arc<Wakers>,
 }
@@ -161,7 +161,7 @@ impl ConnectionSlot {
     async fn subscribe_on(&self, open: &OpenConnection) -> Result<(), RedisError> {
         if !open.subscribed.load(Ordering::Acquire) {
             // Each caller subscribes until one has the answer, as the program may not drive the
-            // first one. To subscribe again changes nothing.
+            // first one. Subscribing again changes nothing.
             open.connection.clone().subscribe(self.wakers.channel()).await?;
             open.subscribed.store(true, Ordering::Release);
         }

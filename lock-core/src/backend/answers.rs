@@ -23,10 +23,11 @@ pub struct Grant {
     /// The request's id already held the lock: an earlier attempt succeeded, and its reply was
     /// lost.
     pub already_ours: bool,
-    /// The token of the previous grant, to any client. If that reserved tokens, the last of them.
-    /// `None` for a repeated request, if the store does not show it, or if it does not with a grant
-    /// that reserves no tokens. If a grant was rolled back since, it may be the larger token of
-    /// that one.
+    /// The token of the previous grant, to any client. If that grant reserved tokens, the last of
+    /// them. If a grant was rolled back since, it may be the larger token of that grant.
+    ///
+    /// `None` for a repeated request, and if the store does not show it. A store may show it only
+    /// with grants that reserve tokens.
     ///
     /// A process that [hands the lock over](crate::LockRequest::hand_over) learns from it whether
     /// others use the lock, and lets them have it after each series of hand-overs. A store whose

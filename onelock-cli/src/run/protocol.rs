@@ -48,7 +48,8 @@ pub(crate) enum WatchdogEvent {
     /// The lock was lost or given up, and the processes that worked under it are dead. What the
     /// watchdog had to unlock is unlocked.
     Killed,
-    /// The lock had ended before the command could be started, or the client be told of the lock.
+    /// The lock had ended before the command could be started, or before the client could be told
+    /// of the lock.
     TooLate,
 }
 

@@ -209,7 +209,7 @@ def _at_exit() -> None:
             op.cancel()
         releases = [guard.release() for guard, thread in here.all_guards() if _may_release(thread)]
         _onelock.wait_idle(EXIT_SECONDS)
-        # To drop a release would cancel it.
+        # Dropping a release would cancel it.
         del releases
     finally:
         # From here on no native thread wakes a thread of Python, which would find no interpreter.

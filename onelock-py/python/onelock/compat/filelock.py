@@ -88,7 +88,7 @@ class FileLock:
 
     Only the thread that holds the lock may acquire it again; other threads wait for it. With
     ``thread_local=False``, any thread may acquire it again. In both cases any thread may release it.
-    After a loss, to acquire it again raises ``LockLost`` until it is released. That release leaves
+    After a loss, acquiring it again raises ``LockLost`` until it is released. That release leaves
     the lock of another thread held, which acquired it since the loss. A child made by
     ``fork`` holds nothing of its parent, and waits for the lock like any other process.
     ``poll_interval`` has no effect: a release wakes the waiters. ``lifetime`` is refused, and so is
