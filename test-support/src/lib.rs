@@ -59,6 +59,8 @@ pub mod sim;
 #[cfg(feature = "servers")]
 pub mod tls;
 #[cfg(feature = "servers")]
+pub mod undriven;
+#[cfg(feature = "servers")]
 mod wait;
 #[cfg(feature = "servers")]
 pub mod wire;

@@ -4,16 +4,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    pin::pin,
     process::Command,
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use lock_core::{ErrorKind, backend::Backend as _};
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema};
 use test_support::{
     tls::Certificates,
+    undriven::{driven, undriven},
     wire::{Fault, Wire},
 };
 
@@ -253,9 +252,7 @@ async fn a_search_for_the_region_that_is_not_driven_stops_no_other() {
     }
     let backend = DynamoBackend::new(DynamoConfig::new("locks"));
     let (first, second) = (request("first", TTL), request("second", TTL));
-    let mut stuck = pin!(backend.acquire(&first));
-    assert!(stuck.as_mut().now_or_never().is_none(), "the region is not known yet");
-    let other = tokio::time::timeout(Duration::from_secs(60), backend.acquire(&second)).await;
-    let error = other.expect("it does not wait for the first request").unwrap_err();
+    let _stuck = undriven(backend.acquire(&first));
+    let error = driven(backend.acquire(&second)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }

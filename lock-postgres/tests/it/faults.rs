@@ -1,16 +1,21 @@
 //! A connection that breaks or is silent, and rows and tables that another transaction has locked.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, LossReason,
     backend::{AcquireOutcome, Admin, Backend, LeaseId, Release, Renewal},
 };
 use lock_postgres::PostgresBackend;
-use test_support::{Direction::Requests, Proxy, until};
+use test_support::{
+    Direction::Requests,
+    Proxy,
+    undriven::{driven, others_connect, undriven},
+    until,
+};
 
-use crate::fixture::{self, Fixture, LONG, at, backend, client, granted, name, reader, request};
+use crate::fixture::{self, Fixture, LONG, at, backend, client, granted, name, reader, released, request};
 
 #[tokio::test]
 async fn a_cut_connection_is_replaced_by_the_next_request() {
@@ -62,18 +67,7 @@ fn impatient(addr: SocketAddr) -> PostgresBackend {
 #[tokio::test]
 async fn a_connecting_request_that_is_not_driven_stops_no_other() {
     let server = fixture::server();
-    let backend = impatient(server.addr());
-    let (first, second) = (request("first", LONG), request("second", LONG));
-    let mut stuck = pin!(backend.acquire(&first));
-    assert!(stuck.as_mut().now_or_never().is_none(), "it is not connected yet");
-    let lease = second.lease(None);
-    // They wait less than it takes to connect, as with a short ttl.
-    until("another request to connect", async || {
-        let patience = Duration::from_millis(100);
-        tokio::time::timeout(patience, backend.renew(&lease)).await.is_ok_and(|renewed| renewed.is_ok())
-    })
-    .await;
-    granted(&backend, &second).await;
+    others_connect(&impatient(server.addr())).await;
 }
 
 #[tokio::test]
@@ -82,12 +76,11 @@ async fn a_waiter_that_is_not_driven_stops_no_other() {
     let backend = impatient(server.addr());
     let (lease, _) = granted(&backend, &request("job", LONG)).await;
     let name = name("job");
-    let mut stuck = pin!(backend.watch(&name));
-    assert!(stuck.as_mut().now_or_never().is_none(), "it does not know yet whether notifications arrive");
-    let other = tokio::time::timeout(Duration::from_secs(60), backend.watch(&name)).await;
-    let mut watch = other.expect("it does not wait for the first one").unwrap().unwrap();
-    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("it is woken");
+    // It does not know yet whether notifications arrive.
+    let _stuck = undriven(backend.watch(&name));
+    let mut watch = driven(backend.watch(&name)).await.unwrap().unwrap();
+    released(&backend, &lease).await;
+    driven(watch.changed()).await;
 }
 
 #[tokio::test]

@@ -1,15 +1,19 @@
 //! Named statements: only where the connection leads to one session of the server, and only after
 //! some uses.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use lock_core::{
     LossReason,
     backend::{AcquireOutcome, Backend, Release, Renewal},
 };
 use lock_postgres::{PostgresBackend, PostgresConfig, ServerConfig, SslMode};
-use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, tls::Certificates};
+use test_support::{
+    pgbouncer::PgBouncer,
+    postgres::PostgresServer,
+    tls::Certificates,
+    undriven::{driven, undriven},
+};
 
 use crate::fixture::{LONG, at, backend, create_table, granted, in_test_database, reader, request};
 
@@ -114,18 +118,14 @@ async fn a_naming_request_that_is_not_driven_stops_no_other() {
     for _ in 0..5 {
         assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     }
-    let mut stuck = pin!(backend.renew(&lease));
-    assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
-    let other = tokio::time::timeout(Duration::from_secs(60), backend.renew(&lease)).await;
-    assert_eq!(other.expect("it does not wait for the other request").unwrap(), Renewal::Renewed);
+    let stuck = undriven(backend.renew(&lease));
+    assert_eq!(driven(backend.renew(&lease)).await.unwrap(), Renewal::Renewed);
     assert_eq!(stuck.await.unwrap(), Renewal::Renewed);
     for i in 1..5 {
         granted(&backend, &request(&format!("job-{i}"), LONG)).await;
     }
     let (sixth, seventh) = (request("sixth", LONG), request("seventh", LONG));
-    let mut stuck = pin!(backend.acquire(&sixth));
-    assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
-    let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &seventh)).await;
-    other.expect("it does not wait for the other request");
+    let stuck = undriven(backend.acquire(&sixth));
+    driven(granted(&backend, &seventh)).await;
     assert!(matches!(stuck.await.unwrap(), AcquireOutcome::Granted(_)));
 }

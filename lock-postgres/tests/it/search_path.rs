@@ -1,14 +1,17 @@
 //! A table whose name has no schema: the search path of the user decides, not that of a session.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::net::SocketAddr;
 
-use futures_util::FutureExt as _;
 use lock_core::{
     ErrorKind,
     backend::{AcquireOutcome, Backend, Level},
 };
 use lock_postgres::Schema;
-use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer};
+use test_support::{
+    pgbouncer::PgBouncer,
+    postgres::PostgresServer,
+    undriven::{driven, undriven},
+};
 
 use crate::fixture::{LONG, at, backend, client, granted, refused, released, request, server};
 
@@ -96,10 +99,8 @@ async fn a_first_request_that_is_not_driven_stops_no_other() {
         // It connects, and leaves the schema of the table unknown.
         backend.init().await.unwrap();
         let (first, second) = (request("first", LONG), request("second", LONG));
-        let mut stuck = pin!(backend.acquire(&first));
-        assert!(stuck.as_mut().now_or_never().is_none(), "the server has not answered yet");
-        let other = tokio::time::timeout(Duration::from_secs(60), granted(&backend, &second)).await;
-        let (lease, _) = other.expect("it does not wait for the first request");
+        let stuck = undriven(backend.acquire(&first));
+        let (lease, _) = driven(granted(&backend, &second)).await;
         released(&backend, &lease).await;
         assert!(matches!(stuck.await.unwrap(), AcquireOutcome::Granted(_)), "{schema:?}");
     }
