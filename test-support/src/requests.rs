@@ -86,6 +86,27 @@ pub async fn released(backend: &dyn Backend, lease: &Lease) {
     assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
+/// Reads the lock "job", two of whose readers have crashed while another one stays. The crashes are
+/// reported together to the next reader alone. Releases the lock at the end.
+///
+/// # Panics
+/// If they are not, or the store fails.
+pub async fn reported_once_together(backend: &dyn Backend, staying: Lease, crashed: [Lease; 2]) {
+    let (joined, grant) = granted(backend, &reader("job")).await;
+    let holder = grant.crashed.expect("two crashed");
+    let mut named: Vec<_> = [&holder].into_iter().chain(&holder.others).filter_map(|one| one.version.clone()).collect();
+    let mut expected = crashed.map(|lease| lease.id.to_string());
+    named.sort();
+    expected.sort();
+    assert_eq!((&named[..], holder.mode), (&expected[..], Mode::Shared));
+    let (again, grant) = granted(backend, &reader("job")).await;
+    assert_eq!(grant.crashed, None, "each crash is reported once");
+    for lease in [joined, again, staying] {
+        released(backend, &lease).await;
+    }
+    assert_eq!(granted(backend, &request("job", LONG)).await.1.crashed, None);
+}
+
 /// Repeats `ask` until it succeeds, once the network works again.
 ///
 /// # Panics

@@ -7,7 +7,7 @@ use lock_core::{
     backend::{AcquireOutcome, Admin, Backend, Break, Grant, Lease, Level, Release, Renewal},
 };
 use lock_postgres::{Replicas, Schema};
-use test_support::{postgres::PostgresServer, until};
+use test_support::{postgres::PostgresServer, requests::reported_once_together, until};
 
 use crate::fixture::{
     LONG, at, backend, client, create_table, granted, name, permit, reader, refused, released, renewed, request,
@@ -81,20 +81,7 @@ async fn several_crashed_holders_are_reported_together() {
     ends(&server, &first);
     ends(&server, &second);
     assert_eq!(backend.inspect(&name("job")).await.unwrap().unwrap().count(), 1);
-    let (joined, grant) = granted(&backend, &reader("job")).await;
-    let crashed = grant.crashed.expect("two crashed");
-    let mut named: Vec<_> =
-        [&crashed].into_iter().chain(&crashed.others).filter_map(|one| one.version.clone()).collect();
-    let mut expected = [first, second].map(|lease| lease.id.to_string());
-    named.sort();
-    expected.sort();
-    assert_eq!((&named[..], crashed.mode), (&expected[..], Mode::Shared));
-    let (again, grant) = granted(&backend, &reader("job")).await;
-    assert_eq!(grant.crashed, None, "each crash is reported once");
-    for lease in [joined, again, staying] {
-        released(&backend, &lease).await;
-    }
-    assert_eq!(granted(&backend, &request("job", LONG)).await.1.crashed, None);
+    reported_once_together(&backend, staying, [first, second]).await;
 }
 
 #[tokio::test]

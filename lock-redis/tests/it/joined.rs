@@ -11,6 +11,7 @@ use test_support::{
     Direction, Proxy,
     lost_messages::Network as _,
     redis::{RedisServer, command},
+    requests::reported_once_together,
     until,
 };
 
@@ -138,20 +139,7 @@ async fn several_crashed_holders_are_reported_together() {
     crashes(&backend, &first).await;
     crashes(&backend, &second).await;
     one_is_left(&backend).await;
-    let (joined, grant) = granted(&backend, &reader("job")).await;
-    let crashed = grant.crashed.expect("two crashed");
-    let mut named: Vec<_> =
-        [&crashed].into_iter().chain(&crashed.others).filter_map(|one| one.version.clone()).collect();
-    let mut expected = [first, second].map(|lease| lease.id.to_string());
-    named.sort();
-    expected.sort();
-    assert_eq!((&named[..], crashed.mode), (&expected[..], Mode::Shared));
-    let (again, grant) = granted(&backend, &reader("job")).await;
-    assert_eq!(grant.crashed, None, "each crash is reported once");
-    for lease in [joined, again, staying] {
-        released(&backend, &lease).await;
-    }
-    assert_eq!(granted(&backend, &request("job", LONG)).await.1.crashed, None);
+    reported_once_together(&backend, staying, [first, second]).await;
 }
 
 #[tokio::test]

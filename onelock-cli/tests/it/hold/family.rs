@@ -46,12 +46,7 @@ fn dies_before_the_lock_is_free(locks: &Locks, mut script: Process, pids: usize,
     family.push(script.pid());
     assert!(family.iter().all(|pid| is_alive(*pid)));
     loss(&mut script);
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        let alive: Vec<_> = family.iter().filter(|pid| is_alive(**pid)).collect();
-        assert!(!free || alive.is_empty(), "the lock is free while {alive:?} are alive");
-        free
-    });
+    locks.dead_before_free(&family);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::run::fixture::{children, eventually, is_alive, onelock, read, without_preferences};
+use crate::run::fixture::{Locks, children, eventually, is_alive, onelock, read, without_preferences};
 
 /// Returns a command that finds this `onelock`, without a terminal.
 pub(super) fn client(program: &str, args: &[&str]) -> Command {
@@ -23,6 +23,20 @@ pub(super) fn client(program: &str, args: &[&str]) -> Command {
     command.arg(program).args(args).env("PATH", format!("{onelock}:{}", std::env::var("PATH").unwrap()));
     without_preferences(&mut command);
     command
+}
+
+/// Runs a client of `onelock hold` with this library. The client must get no lock and live on.
+/// Returns the messages.
+#[track_caller]
+pub(super) fn refuses_its_client(locks: &Locks, url: &str, library: &Path) -> String {
+    let script = r#"
+coproc LOCK { exec env LD_PRELOAD="$1" onelock hold x; }
+read -r -u "${LOCK[0]}" held || echo refused
+"#;
+    let script = locks.script("bash", script);
+    let mut script = Process::start(client(&script, &[library.to_str().unwrap()]).env("ONELOCK_URL", url));
+    script.expect("refused");
+    script.ends_with(0)
 }
 
 /// A process with open standard streams; killed when dropped.

@@ -2,40 +2,15 @@
 
 use std::{io::Read, process::Stdio};
 
-use super::fixture::{Process, client};
+use super::fixture::refuses_its_client;
 use crate::run::fixture::{Locks, full_pipe, onelock};
 
 /// The library freezes the watchdog until after the end of the lock.
 #[test]
 fn a_thawed_watchdog_does_not_end_a_client_without_a_lock() {
     let locks = Locks::new();
-    let freeze = locks.library(
-        r#"
-        #define _GNU_SOURCE
-        #include <dlfcn.h>
-        #include <string.h>
-        #include <sys/prctl.h>
-        #include <sys/socket.h>
-        #include <unistd.h>
-        ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-            char name[16] = "";
-            ssize_t got = ((ssize_t (*)(int, struct msghdr *, int)) dlsym(RTLD_NEXT, "recvmsg"))(fd, message, flags);
-            prctl(PR_GET_NAME, name);
-            if (got > 0 && strcmp(name, "lock-watchdog") == 0) {
-                sleep(3);
-            }
-            return got;
-        }"#,
-    );
-    let script = r#"
-coproc LOCK { exec env LD_PRELOAD="$1" onelock hold x; }
-read -r -u "${LOCK[0]}" held || echo refused
-"#;
-    let script = locks.script("bash", script);
-    let mut script = client(&script, &[freeze.to_str().unwrap()]);
-    let mut script = Process::start(script.env("ONELOCK_URL", "memory:?max_hold=2s"));
-    script.expect("refused");
-    let message = script.ends_with(0);
+    let freeze = locks.watchdog_library("sleep(3);");
+    let message = refuses_its_client(&locks, "memory:?max_hold=2s", &freeze);
     assert!(message.contains("; the client was not told of the lock"), "{message}");
 }
 

@@ -140,11 +140,7 @@ fn a_descendant_that_outlives_its_client_ends_before_the_lock() {
     let mut client = python(&locks, &locks.url(), &options);
     let descendant = parse_pid(&client.line());
     assert_eq!(client.end().0.signal(), Some(SIGTERM as i32));
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        assert!(!free || !is_alive(descendant), "the lock is free while the descendant is alive");
-        free
-    });
+    locks.dead_before_free(&[descendant]);
 }
 
 #[test]
@@ -158,11 +154,7 @@ fn a_descendant_ends_before_the_first_of_several_locks() {
     let mut client = Process::start(client.envs(variables));
     let descendant = parse_pid(&client.line());
     assert_eq!(client.end().0.signal(), Some(SIGTERM as i32));
-    eventually("the first lock is free", || {
-        let free = locks.is_free();
-        assert!(!free || !is_alive(descendant), "the lock is free while the descendant is alive");
-        free
-    });
+    locks.dead_before_free(&[descendant]);
     let status = output(&mut onelock(["status", "--json", "--url", &locks.url(), "x"])).stdout;
     let status: Value = serde_json::from_slice(&status).unwrap();
     assert_eq!(status["last"]["end"], json!("released"), "not lost: {status}");

@@ -8,7 +8,7 @@ use nix::sys::signal::{
 };
 use serde_json::json;
 
-use super::fixture::{Hold, Process, client};
+use super::fixture::{Hold, Process, client, refuses_its_client};
 use crate::run::fixture::{Locks, Running, code, eventually, is_alive, onelock, output};
 
 fn hold(locks: &Locks, options: &[&str]) -> Process {
@@ -168,11 +168,7 @@ fn ends_the_client_before_the_lock(signal: Signal) {
     let hold = script.hold();
     kill(hold, signal).unwrap();
     script.expect("term");
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        assert!(!free || !is_alive(script.pid()), "the script outlived the lock");
-        free
-    });
+    locks.dead_before_free(&[script.pid()]);
 }
 
 #[test]
@@ -209,6 +205,7 @@ fn a_loss_that_kills_sends_no_other_signal() {
 fn renewals_reach_the_watchdog_of_a_client() {
     let locks = Locks::new();
     let mut script = script(&locks, "memory:", &["--ttl", "3s"]);
+    // Longer than the ttl.
     for _ in 0..50 {
         script.write("x");
         script.expect("read x");
@@ -269,15 +266,7 @@ fn a_watchdog_that_cannot_watch_gives_the_client_no_lock() {
             return syscall(SYS_timerfd_create, clock, flags);
         }"#,
     );
-    let script = r#"
-coproc LOCK { exec env LD_PRELOAD="$1" onelock hold x; }
-read -r -u "${LOCK[0]}" held || echo refused
-"#;
-    let script = locks.script("bash", script);
-    let mut script = client(&script, &[no_timer.to_str().unwrap()]);
-    let mut script = Process::start(script.env("ONELOCK_URL", locks.url()));
-    script.expect("refused");
-    script.ends_with(0);
+    refuses_its_client(&locks, &locks.url(), &no_timer);
 }
 
 #[test]

@@ -95,22 +95,12 @@ fn family(locks: &Locks) -> (Running, Vec<Pid>) {
     (running, pids)
 }
 
-/// Tries the lock repeatedly until it is free, when all of `pids` must be dead.
-fn dead_before_free(locks: &Locks, pids: &[Pid]) {
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        let alive: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
-        assert!(!free || alive.is_empty(), "the lock is free while {alive:?} are alive");
-        free
-    });
-}
-
 #[test]
 fn a_killed_onelock_leaves_no_process_under_a_free_lock() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     running.signal(SIGKILL);
-    dead_before_free(&locks, &pids);
+    locks.dead_before_free(&pids);
 }
 
 #[test]
@@ -118,7 +108,7 @@ fn a_killed_watchdog_ends_all_processes_with_71() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     kill(running.watchdog(), SIGKILL).unwrap();
-    dead_before_free(&locks, &pids);
+    locks.dead_before_free(&pids);
     let message = running.ends_with(71);
     assert!(message.starts_with("onelock: the watchdog process died"), "{message}");
 }
@@ -128,7 +118,7 @@ fn a_killed_process_group_ends_all_descendants() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     kill(Pid::from_raw(-running.pid().as_raw()), SIGKILL).unwrap();
-    dead_before_free(&locks, &pids);
+    locks.dead_before_free(&pids);
 }
 
 #[test]
@@ -137,7 +127,7 @@ fn a_stopped_and_killed_onelock_ends_all_descendants() {
     let (running, pids) = family(&locks);
     running.signal(SIGSTOP);
     running.signal(SIGKILL);
-    dead_before_free(&locks, &pids);
+    locks.dead_before_free(&pids);
 }
 
 #[test]

@@ -50,6 +50,17 @@ impl Locks {
         Command::new("flock").arg("-n").arg(self.file()).arg("true").status().unwrap().success()
     }
 
+    /// Tries the lock `x` repeatedly until it is free, when all of `pids` must be dead.
+    #[track_caller]
+    pub(crate) fn dead_before_free(&self, pids: &[Pid]) {
+        eventually("the lock is free", || {
+            let free = self.is_free();
+            let alive: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
+            assert!(!free || alive.is_empty(), "the lock is free while {alive:?} are alive");
+            free
+        });
+    }
+
     /// Copies `onelock` into a directory that every user can read.
     pub(crate) fn program_for_all(&self) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
@@ -66,6 +77,28 @@ impl Locks {
     /// Compiles a library whose functions replace those of the C library with `LD_PRELOAD`.
     pub(crate) fn library(&self, source: &str) -> PathBuf {
         self.compile(source, &["-shared", "-fPIC"])
+    }
+
+    /// Compiles a library with which a watchdog calls `then`, in C, once it has received a message.
+    pub(crate) fn watchdog_library(&self, then: &str) -> PathBuf {
+        let source = r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <signal.h>
+        #include <string.h>
+        #include <sys/prctl.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+            char name[16] = "";
+            ssize_t got = ((ssize_t (*)(int, struct msghdr *, int)) dlsym(RTLD_NEXT, "recvmsg"))(fd, message, flags);
+            prctl(PR_GET_NAME, name);
+            if (got > 0 && strcmp(name, "lock-watchdog") == 0) {
+                THEN
+            }
+            return got;
+        }"#;
+        self.library(&source.replace("THEN", then))
     }
 
     /// Compiles a C program.

@@ -59,26 +59,7 @@ fn a_command_does_not_start_after_its_lock_was_taken_away() {
 #[test]
 fn a_thawed_watchdog_starts_nothing_without_its_lock() {
     let locks = Locks::new();
-    let freeze = locks.library(
-        r#"
-        #define _GNU_SOURCE
-        #include <dlfcn.h>
-        #include <signal.h>
-        #include <string.h>
-        #include <sys/prctl.h>
-        #include <sys/socket.h>
-        #include <unistd.h>
-        ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-            char name[16] = "";
-            ssize_t got = ((ssize_t (*)(int, struct msghdr *, int)) dlsym(RTLD_NEXT, "recvmsg"))(fd, message, flags);
-            prctl(PR_GET_NAME, name);
-            if (got > 0 && strcmp(name, "lock-watchdog") == 0) {
-                kill(getppid(), SIGSTOP);
-                sleep(6);
-            }
-            return got;
-        }"#,
-    );
+    let freeze = locks.watchdog_library("kill(getppid(), SIGSTOP); sleep(6);");
     let ran = locks.dir.path().join("ran");
     let mut run = onelock(["run", "--url", "memory:?max_hold=5s", "x", "touch"]);
     let run = Running::start(run.arg(&ran).env("LD_PRELOAD", freeze));

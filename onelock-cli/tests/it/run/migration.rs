@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::SIGKILL;
 use test_support::redis::RedisServer;
 
-use super::fixture::{Locks, Running, code, eventually, is_alive, onelock, output, parse_pid, read, stdout};
+use super::fixture::{Locks, Running, code, eventually, onelock, output, parse_pid, read, stdout};
 
 const WORKERS: usize = 4;
 
@@ -115,11 +115,7 @@ fn a_killed_onelock_keeps_both_directories_locked() {
     let command = parse_pid(&running.line());
     running.signal(SIGKILL);
     for locks in [&new, &old] {
-        eventually("the lock is free", || {
-            let free = locks.is_free();
-            assert!(!free || !is_alive(command), "flock(1) got the lock of a command that runs");
-            free
-        });
+        locks.dead_before_free(&[command]);
     }
 }
 

@@ -321,11 +321,7 @@ fn killing_the_job_kills_descendants_that_left_it() {
 /// the job, is dead.
 fn kill_job(terminal: &mut Terminal, locks: &Locks, descendant: Pid) {
     terminal.line("kill -9 -$!");
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        assert!(!(free && is_alive(descendant)), "the lock is free while a descendant is alive");
-        free
-    });
+    locks.dead_before_free(&[descendant]);
 }
 
 #[test]
