@@ -108,8 +108,9 @@ def test_a_loss_cancels_the_block(onelock_memory: MemoryLocker) -> None:
 
 
 def test_the_callers_cancellation_stays_a_cancellation(onelock_memory: MemoryLocker) -> None:
-    async def body(lose: bool) -> None:
+    async def body(lose: bool, inside: asyncio.Event) -> None:
         async with onelock_memory.lock("x", ttl=3, renew=0.02) as guard:
+            inside.set()
             if lose:
                 onelock_memory.lose("x")
                 task = asyncio.current_task()
@@ -120,9 +121,11 @@ def test_the_callers_cancellation_stays_a_cancellation(onelock_memory: MemoryLoc
 
     async def main() -> None:
         for lose in (False, True):
-            task = asyncio.ensure_future(body(lose))
-            await asyncio.sleep(0.05)
-            task.cancel()
+            inside = asyncio.Event()
+            task = asyncio.ensure_future(body(lose, inside))
+            await inside.wait()
+            if not lose:
+                task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             await (await onelock_memory.aio.acquire("x", wait=15)).release()

@@ -237,9 +237,10 @@ def test_term_asks_before_the_lock_ends() -> None:
 KEEPS_THE_INTERPRETER = """
 import ctypes
 import onelock
-locker = onelock.Locker("memory:", ttl=1)
+locker = onelock.Locker("memory:", ttl=3)
 with locker.lock("x") as guard:
-    ctypes.PyDLL(None).sleep(3)
+    # Longer than the ttl.
+    ctypes.PyDLL(None).sleep(5)
     guard.check()
 print("held")
 """

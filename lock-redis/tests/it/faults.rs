@@ -91,15 +91,17 @@ async fn an_unreachable_server_is_retried_once_for_all_callers() {
     proxy.refuse();
     proxy.cut();
     let (before, probe) = (proxy.connections(), name("x"));
-    let start = Instant::now();
+    let (start, mut attempts) = (Instant::now(), 0);
     // The number of attempts is only visible over a period.
-    while start.elapsed() < Duration::from_millis(600) {
+    while start.elapsed() < Duration::from_millis(600) || attempts < 2 {
         let asked = (0..20).map(|_| through.inspect(&probe));
         futures_util::future::join_all(asked).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
+        attempts = proxy.connections() - before;
     }
-    let attempts = proxy.connections() - before;
-    assert!((2..=8).contains(&attempts), "{attempts} connections for thousands of requests");
+    // The longest pause between two attempts is a second.
+    let most = 8 + start.elapsed().as_secs() as usize;
+    assert!(attempts <= most, "{attempts} connections for thousands of requests");
     proxy.heal();
     until("the server to be asked again", async || through.inspect(&name("x")).await.is_ok()).await;
 }

@@ -1,8 +1,6 @@
 //! A store with leases: the command ends before the lease does, whatever happens to the supervisor.
 //! The locks of the memory store are private to one process, but its leases end like all others.
 
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, kill};
 
 use super::fixture::{Locks, Running, eventually, is_alive, onelock, parse_pid, state, stdout};
@@ -53,10 +51,9 @@ fn a_stopped_command_is_killed_at_the_end_of_the_lease() {
 
 #[test]
 fn renewals_reach_the_watchdog() {
-    let started = Instant::now();
-    let text = stdout(&mut onelock(["run", "--url", "memory:", "--ttl", "600ms", "x", "-c", "sleep 2; echo done"]));
+    // The command takes longer than one ttl, which a busy machine needs for a renewal.
+    let text = stdout(&mut onelock(["run", "--url", "memory:", "--ttl", "3s", "x", "-c", "sleep 5; echo done"]));
     assert_eq!(text, "done\n");
-    assert!(started.elapsed() > Duration::from_secs(2));
 }
 
 #[test]
