@@ -18,7 +18,7 @@ async fn woken(watch: &mut Box<dyn lock_core::backend::Watch>) {
 
 #[tokio::test]
 // verifies: P12
-async fn a_release_wakes_who_can_use_it() {
+async fn a_release_wakes_the_waiters_that_can_use_it() {
     let server = RedisServer::start();
     let clients: Vec<_> = (0..4).map(|_| client(server.addr())).collect();
     let watch = async |i: usize| clients[i].watch(&name("job")).await.unwrap().unwrap();

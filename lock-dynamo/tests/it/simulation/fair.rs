@@ -265,7 +265,7 @@ async fn a_waiter_that_gives_up_leaves_from_anywhere_in_the_queue() {
 
 #[tokio::test]
 // verifies: P12
-async fn places_that_cannot_be_read_keep_nobody_out() {
+async fn places_that_cannot_be_read_keep_no_request_out() {
     for places in [json!({ "L": [{ "S": "x" }, { "M": { "version": { "S": "y" } } }] }), json!({ "S": "x" })] {
         let (world, [process]) = world_and_processes();
         let lease = take(&process, "a").await;
