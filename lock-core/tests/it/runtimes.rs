@@ -203,6 +203,20 @@ fn a_waiter_that_was_first_outlasts_a_guard_of_an_ended_runtime() {
 }
 
 #[test]
+fn a_waiter_outlasts_a_runtime_that_ends_during_its_delay() {
+    let (first, second) = (runtime(), runtime());
+    let fixture = first.block_on(async { Fixture::with(|b| b.renew(Renew::Manual)) });
+    let guard = first.block_on(fixture.guard());
+    // It has found that the renewal task runs, and does not wait for its turn yet.
+    let mut waiter = Box::pin(fixture.locker.lock(NAME).spread(secs(1)).acquire());
+    second.block_on(async { assert!((&mut waiter).now_or_never().is_none(), "it is delayed") });
+    drop(first);
+    let next = second.block_on(async { tokio::time::timeout(2 * TTL, waiter).await.expect("the guard's lease ends") });
+    guard.check().unwrap_err();
+    second.block_on(release(next.unwrap()));
+}
+
+#[test]
 fn a_waiter_outlasts_a_guard_after_a_time_without_leases() {
     let (first, second) = (runtime(), runtime());
     let fixture = first.block_on(async { Fixture::with(|b| b.renew(Renew::Manual)) });
