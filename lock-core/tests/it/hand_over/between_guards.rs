@@ -37,13 +37,14 @@ async fn a_cancelled_waiter_passes_the_lock_on_or_leaves_it_free() {
         if let Some(other) = other.take() {
             let next = other.await.unwrap();
             assert_eq!(requests(&fixture), (2, 1), "handed over to the other waiter");
+            assert!(started.elapsed().is_zero(), "the other waiter does not wait for an end of the lease");
             release(next).await;
         } else {
             fixture.locker.wait_idle().await;
             assert_eq!(requests(&fixture), (2, 2), "released in the store");
             assert!(started.elapsed().is_zero(), "the release does not wait for a waiter that has left");
         }
-        assert!(fixture.is_free().await);
+        assert!(is_forgotten(&fixture.locker).await, "a lock was left behind");
     }
 }
 
