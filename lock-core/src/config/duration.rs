@@ -18,8 +18,8 @@ pub const LONGEST_DURATION: Duration = Duration::from_secs(LONGEST_DAYS * 24 * 3
 /// own options.
 ///
 /// # Errors
-/// Of kind [`ErrorKind::Config`] for a number without a unit, for a unit longer than days (to many
-/// parsers `M` is a month), and for a duration longer than [`LONGEST_DURATION`].
+/// Of kind [`ErrorKind::Config`] for a number without a unit, for a negative one, for a unit longer
+/// than days (to many parsers `M` is a month), and for a duration longer than [`LONGEST_DURATION`].
 pub fn parse_duration(text: &str) -> Result<Duration, Error> {
     parse(text).map_err(|problem| Error::new(ErrorKind::Config, format!("\"{}\" {problem}", text.escape_debug())))
 }
@@ -27,6 +27,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, Error> {
 /// Parses `text`, such as `30s`, `250ms`, `1h30m`. The error continues a sentence that begins with
 /// the text.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '.')) {
+        return Err("is negative; give a duration of at least 0s".into());
+    }
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("has no unit; write {text}s for seconds, or use ms, m, h or d"));
     }
@@ -63,7 +66,10 @@ mod tests {
             ("1Y", "\"Y\" is not one of ms, s, m, h, d"),
             ("36501d", "is longer than 36500 days"),
             ("18446744073709551615s", "is longer than 36500 days"),
-            ("-5s", "\"-\" is not one of"),
+            ("-5s", "is negative; give a duration of at least 0s"),
+            ("-.5m", "is negative"),
+            ("-1", "is negative"),
+            ("--5s", "\"--\" is not one of"),
             ("1y", "\"y\" is not one of"),
             ("s", "is not a duration; write"),
             ("99999999999999999999s", "is not a duration; write"),

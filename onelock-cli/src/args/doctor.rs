@@ -32,7 +32,7 @@ pub(crate) struct DoctorArgs {
         value_name = "DURATION",
         default_value = "2m",
         value_parser = duration_with_unit,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) within: Duration,
 }

@@ -39,7 +39,7 @@ pub(crate) struct HoldArgs {
         conflicts_with = "name",
         value_name = "DURATION",
         value_parser = duration_with_unit,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) heartbeat: Option<Duration>,
 

@@ -13,17 +13,17 @@ use super::values::duration_with_unit;
 pub(crate) struct LimitArgs {
     /// Keep the lock at least this long, even if it is released earlier, such as 10m: a schedule
     /// that fires twice then runs once [default: the store's min_hold option, else 0s].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) min_hold: Option<Duration>,
 
     /// Lose the lock once it was held for this long, such as 2h, so that a job that hangs is
     /// stopped [default: the store's max_hold option, else no limit].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) max_hold: Option<Duration>,
 
     /// Lose the lock this long after the start of this command, the wait included, such as 14m. No
     /// lease outlives it, so it suits a caller that is stopped at a known time.
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) deadline: Option<Duration>,
 }
 

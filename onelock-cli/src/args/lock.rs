@@ -7,7 +7,7 @@ use lock_core::Mode;
 
 use super::{
     LimitArgs, StoreArgs,
-    values::{duration, duration_with_unit, permits},
+    values::{duration, duration_with_unit, number, permits},
 };
 
 // Not a documentation comment: clap would make it the help of the commands that have these options.
@@ -29,7 +29,7 @@ pub(crate) struct LockArgs {
         alias = "timeout",
         value_name = "DURATION",
         value_parser = duration,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) wait: Option<Duration>,
 
@@ -47,7 +47,7 @@ pub(crate) struct LockArgs {
         value_name = "NUMBER",
         value_parser = permits,
         conflicts_with_all = ["shared", "exclusive"],
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) permits: Option<NonZeroU16>,
 
@@ -59,21 +59,28 @@ pub(crate) struct LockArgs {
     /// Delay the first attempt by a random part of this time, such as 5s, also with -n. Then a
     /// fleet with one schedule does not ask in one moment. For a job that runs once for the whole
     /// fleet, --min-hold must be longer [default: the store's spread option, else 0s].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) spread: Option<Duration>,
 
     /// Exit code if the lock could not be acquired.
-    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(
+        short = 'E',
+        long,
+        value_name = "CODE",
+        default_value_t = 1,
+        value_parser = number(0, u8::MAX),
+        allow_hyphen_values = true
+    )]
     pub(crate) conflict_exit_code: u8,
 
     /// How long the store keeps the lock without a renewal, such as 20s. Files have no ttl, and
     /// need none: their locks end with the process [default: the store's ttl option, else 30s].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) ttl: Option<Duration>,
 
     /// Time between SIGTERM and SIGKILL before a lease ends, such as 2s; none once the store says
     /// that the lock is lost [default: 5s, at most a quarter of the lease].
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, allow_hyphen_values = true)]
     pub(crate) grace: Option<Duration>,
 
     #[command(flatten)]

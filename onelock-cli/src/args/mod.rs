@@ -208,22 +208,45 @@ mod tests {
     fn every_option_with_a_number_refuses_a_negative_one() {
         use clap::CommandFactory;
         let mut tried = 0;
-        let is_number = |name: &str| ["DURATION", "NUMBER", "N", "CODE", "TOKEN", "SEED"].contains(&name);
         for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let numbers = command.get_arguments().filter(|a| {
-                a.get_value_names().is_some_and(|names| is_number(&names[0])) && !a.is_require_equals_set()
-            });
-            for option in numbers.filter_map(|a| a.get_long()) {
-                let line = ["onelock", command.get_name(), &format!("--{option}"), "-1"];
-                let refused = Cli::try_parse_from(line).unwrap_err().to_string();
-                assert!(refused.contains("invalid value '-1' for '--"), "{option}: {refused}");
-                tried += 1;
+            for (option, takes_numbers) in command.get_arguments().filter_map(|arg| Some((arg, number_of(arg)?))) {
+                for (spelling, value) in spellings(option) {
+                    let line = ["onelock", command.get_name()].into_iter().chain(spelling.iter().map(String::as_str));
+                    let refused = Cli::try_parse_from(line).unwrap_err().to_string();
+                    let long = option.get_long().expect("each option has a long name");
+                    let names_both = refused.contains(&format!("invalid value '{value}' for '--{long}"));
+                    assert!(names_both && refused.contains(takes_numbers), "{spelling:?}: {refused}");
+                    tried += 1;
+                }
             }
         }
-        let least = if cfg!(feature = "torture") { 24 } else { 19 };
+        let least = if cfg!(feature = "torture") { 240 } else { 200 };
         assert!(tried >= least, "{tried}");
-        let negative = run(&["--wait", "-1", "job", "true"]).unwrap_err().to_string();
-        assert!(negative.contains("give a duration of at least 0 s"), "{negative}");
+    }
+
+    /// Returns what the error of an option says that takes a number or a duration.
+    fn number_of(option: &clap::Arg) -> Option<&'static str> {
+        match option.get_value_names()?.first()?.as_str() {
+            "DURATION" => Some("is negative; give a duration of at least 0s"),
+            "NUMBER" => Some("give the number of commands"),
+            "N" | "CODE" | "TOKEN" | "SEED" => Some("give a whole number from "),
+            _ => None,
+        }
+    }
+
+    /// Returns the ways to give an option a negative value, each with the value.
+    fn spellings(option: &clap::Arg) -> Vec<(Vec<String>, &'static str)> {
+        let long = option.get_long().into_iter().chain(option.get_all_aliases().unwrap_or_default());
+        let long: Vec<_> = long.map(|name| format!("--{name}")).collect();
+        let short: Vec<_> = option.get_short().into_iter().map(|name| format!("-{name}")).collect();
+        let each = |value: &'static str| {
+            let apart = long.iter().chain(&short).map(|name| vec![name.clone(), value.into()]);
+            let apart = apart.filter(|_| !option.is_require_equals_set());
+            let equals = long.iter().chain(&short).map(|name| vec![format!("{name}={value}")]);
+            let joined = short.iter().map(|name| vec![format!("{name}{value}")]);
+            apart.chain(equals).chain(joined).map(move |words| (words, value)).collect::<Vec<_>>()
+        };
+        ["-1", "-5s", "-1.5m", "-.5"].into_iter().flat_map(each).collect()
     }
 
     #[test]

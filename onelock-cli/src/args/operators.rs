@@ -7,7 +7,7 @@ use lock_core::LockName;
 
 use super::{
     StoreArgs,
-    values::{duration, duration_with_unit, lock_name},
+    values::{duration, duration_with_unit, lock_name, number},
 };
 
 /// The lock to show, and the form of the answer.
@@ -81,7 +81,7 @@ pub(crate) struct WatchArgs {
         value_name = "DURATION",
         value_parser = duration_with_unit,
         default_value = "2s",
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) interval: Duration,
 
@@ -108,7 +108,7 @@ pub(crate) struct WaitArgs {
         alias = "timeout",
         value_name = "DURATION",
         value_parser = duration,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) wait: Option<Duration>,
 
@@ -140,7 +140,7 @@ pub(crate) struct BreakArgs {
     pub(crate) if_holder: Option<String>,
 
     /// Break the lock only if its holder has this fencing token, without a question.
-    #[arg(long, value_name = "TOKEN", allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKEN", value_parser = number(0, u64::MAX), allow_hyphen_values = true)]
     pub(crate) if_token: Option<u64>,
 
     /// Break the lock only if it has this version, which `onelock status` shows, without a
@@ -167,7 +167,7 @@ pub(crate) struct SweepArgs {
         value_name = "DURATION",
         value_parser = duration_with_unit,
         default_value = "30d",
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) idle: Duration,
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     StoreArgs,
-    values::{duration, duration_with_unit},
+    values::{duration, duration_with_unit, number},
 };
 
 /// Test a store. Exit code 0 if every guarantee was kept, 1 if one was broken, 69 if no lock was
@@ -20,7 +20,7 @@ pub(crate) struct TortureArgs {
     pub(crate) store: StoreArgs,
 
     /// Length of the run: a duration such as 5m, or a number of seconds.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) time: Duration,
 
     /// Number of processes that contend at a time, each for several locks.
@@ -28,8 +28,8 @@ pub(crate) struct TortureArgs {
         long,
         value_name = "N",
         default_value_t = 8,
-        value_parser = clap::value_parser!(u32).range(1..),
-        allow_negative_numbers = true
+        value_parser = number(1, u32::MAX),
+        allow_hyphen_values = true
     )]
     pub(crate) processes: u32,
 
@@ -38,8 +38,8 @@ pub(crate) struct TortureArgs {
         long,
         value_name = "N",
         default_value_t = 8,
-        value_parser = clap::value_parser!(u32).range(1..),
-        allow_negative_numbers = true
+        value_parser = number(1, u32::MAX),
+        allow_hyphen_values = true
     )]
     pub(crate) names: u32,
 
@@ -50,12 +50,12 @@ pub(crate) struct TortureArgs {
         value_name = "DURATION",
         default_value = "2s",
         value_parser = duration_with_unit,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub(crate) ttl: Duration,
 
     /// Seed that repeats the choices of an earlier run, though not its timing [default: random].
-    #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SEED", value_parser = number(0, u64::MAX), allow_hyphen_values = true)]
     pub(crate) seed: Option<u64>,
 
     /// Print the report as one JSON object, for programs.

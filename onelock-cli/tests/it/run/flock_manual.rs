@@ -201,10 +201,12 @@ fn lines_with_a_descriptor_are_refused_with_a_tip() {
 #[test]
 fn a_negative_value_is_refused_as_the_value_of_its_option() {
     for (option, value) in [("--permits", "<NUMBER>"), ("-w", "<DURATION>"), ("-E", "<CODE>")] {
-        let refused = output(&mut onelock(["run", option, "-1", "x", "true"]));
-        let shown = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!(refused.status.code(), Some(64), "{option}: {shown}");
-        let names_both = shown.contains("invalid value '-1' for '") && shown.contains(value);
-        assert!(names_both && !shown.contains("tip:"), "{option}: {shown}");
+        for given in ["-1", "-5s"] {
+            let refused = output(&mut onelock(["run", option, given, "x", "true"]));
+            let shown = String::from_utf8(refused.stderr).unwrap();
+            assert_eq!(refused.status.code(), Some(64), "{option}: {shown}");
+            let names_both = shown.contains(&format!("invalid value '{given}' for '")) && shown.contains(value);
+            assert!(names_both && !shown.contains("tip:"), "{option}: {shown}");
+        }
     }
 }
