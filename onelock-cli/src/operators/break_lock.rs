@@ -76,11 +76,20 @@ fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Option<Holder>, Fa
             && args.if_version.as_ref().is_none_or(|version| holder.version.as_ref().is_none_or(|held| held == version))
     };
     let mut fitting: Vec<_> = each(holder).filter(fits).collect();
+    if let (true, Some(version), None, None) = (fitting.is_empty(), &args.if_version, &args.if_holder, args.if_token) {
+        return Ok(counted(holder, version));
+    }
     let counted = if args.if_token.is_some() || args.if_version.is_some() { 0 } else { holder.more };
     if (fitting.len() > 1 || fitting.len() == 1 && counted > 0) && !args.yes {
         return Err(Failure::new(exit::USAGE, several_fit(&fitting, counted)));
     }
     Ok((!fitting.is_empty()).then(|| fitting.swap_remove(0)))
+}
+
+/// Stands for the holder of `version`, if the store may only count it. The store compares the
+/// version with those of all holders.
+fn counted(holder: &Holder, version: &str) -> Option<Holder> {
+    (holder.more > 0).then(|| Holder::default().with_version(version.to_owned()).with_mode(holder.mode))
 }
 
 fn several_fit(fitting: &[Holder], counted: u64) -> String {
@@ -114,10 +123,9 @@ pub(crate) async fn break_version(
 ) -> Result<Break, Error> {
     let Some(holder) = locker.admin().inspect(name.as_str()).await? else { return Ok(Break::Changed(None)) };
     // A lock with several holders is broken for one of them.
-    let mut holders = std::iter::once(&holder).chain(&holder.others);
-    let seen = holders.find(|holder| holder.version.as_ref().is_none_or(|found| found == version));
-    let Some(seen) = seen else { return Ok(Break::Changed(Some(holder))) };
-    locker.admin().break_lock(name.as_str(), seen, &by.unwrap_or_else(operator)).await
+    let named = each(&holder).find(|holder| holder.version.as_ref().is_none_or(|found| found == version));
+    let Some(seen) = named.or_else(|| counted(&holder, version)) else { return Ok(Break::Changed(Some(holder))) };
+    locker.admin().break_lock(name.as_str(), &seen, &by.unwrap_or_else(operator)).await
 }
 
 /// The operator's name, if `--by` gives none.
@@ -153,6 +161,10 @@ mod tests {
             assert_eq!(token(choose(&options, 4)), 2, "{options:?}");
         }
         assert_eq!(token(choose(&["--yes"], 4)), 1);
+        let counted = choose(&["--if-version", "v3"], 4).unwrap().unwrap();
+        assert_eq!((counted.version.as_deref(), counted.owner), (Some("v3"), None));
+        assert!(matches!(choose(&["--if-version", "v3"], 0), Ok(None)));
+        assert!(matches!(choose(&["--if-version", "v3", "--if-holder", "one"], 4), Ok(None)));
         assert!(matches!(choose(&["--if-token", "3"], 4), Ok(None)));
     }
 

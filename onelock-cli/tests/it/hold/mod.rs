@@ -5,6 +5,8 @@ mod clients;
 mod family;
 mod fixture;
 mod late;
+#[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres"))]
+mod parts;
 mod protocol;
 mod sessions;
 mod shell;

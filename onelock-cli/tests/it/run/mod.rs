@@ -29,7 +29,7 @@ mod operators;
 #[cfg(all(feature = "redis", feature = "dynamo"))]
 mod outage;
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres"))]
-mod parts;
+pub(crate) mod parts;
 mod paths;
 mod peer;
 #[cfg(feature = "postgres")]

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Calls `test` with each of the stores, which are empty.
-fn on_each_store(test: impl Fn(&str)) {
+pub(crate) fn on_each_store(test: impl Fn(&str)) {
     let (redis, postgres) = (RedisServer::start(), PostgresServer::start());
     test(&format!("redis://{}", redis.addr()));
     for url in [init::url(), postgres.url()] {
