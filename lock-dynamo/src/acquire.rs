@@ -251,7 +251,7 @@ impl DynamoBackend {
 
     /// The error for a holder that is neither alive nor dead for sure.
     pub(crate) fn undecided_holder(&self, skew: Option<i64>, holder: Holder) -> Error {
-        let store = self.config.to_string();
+        let store = self.config.name();
         metrics::counter!("onelock_dynamodb_takeovers_refused_total", "store" => store).increment(1);
         let off = match skew {
             Some(skew) => format!("this machine's clock differs from the store's by {:+.1} s", seconds(skew)),

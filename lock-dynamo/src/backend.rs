@@ -114,7 +114,7 @@ impl DynamoBackend {
 #[async_trait]
 impl Backend for DynamoBackend {
     fn describe(&self) -> String {
-        self.config.to_string()
+        self.config.name()
     }
 
     fn capabilities(&self) -> Capabilities {

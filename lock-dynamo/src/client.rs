@@ -89,7 +89,7 @@ pub(crate) async fn connect(
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // The SDK would sign with the date of any reply, a gateway's too. AWS refuses a wrong one.
         .disable_clock_skew_correction(true);
-    let date = ReadDate { clock: Arc::clone(clock), store: config.to_string().into() };
+    let date = ReadDate { clock: Arc::clone(clock), store: config.name().into() };
     // Not `interceptor`: for that, the SDK asks at each of 19 hooks whether a request disables it.
     builder.push_interceptor(SharedInterceptor::permanent(date));
     if let Some(http) = shared.http_client() {

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use lock_core::{ConfigString, config::Host};
+
 use crate::attributes::{Attribute, Layout, Schema};
 
 /// When a dead holder's lock may be taken over.
@@ -267,30 +269,63 @@ impl DynamoConfig {
     pub(crate) fn shared_with(&self) -> Schema {
         self.layout.schema
     }
+
+    /// Returns what chooses the items of the locks, as a config string without secrets: the name of
+    /// the store. Two stores with one name are taken for the same.
+    pub(crate) fn name(&self) -> String {
+        self.chosen_items().expose()
+    }
+
+    fn chosen_items(&self) -> ConfigString {
+        let place = if self.table.starts_with("arn:") {
+            ConfigString::of("dynamodb", [], &*self.table)
+        } else {
+            ConfigString::of("dynamodb", [Host { name: self.table.clone(), port: None }], "")
+        };
+        let schema = self.shared_with();
+        let sort = self.layout.sort.as_ref().filter(|sort| Some(*sort) != Layout::of(schema).sort.as_ref());
+        place
+            .with_setting("region", self.region.as_deref())
+            .with_setting("endpoint", self.endpoint.as_ref().map(Endpoint::to_string))
+            .with_setting("schema", (schema != Schema::Native).then_some(schema.as_str()))
+            .with_setting("sort_key", sort.map(|(name, _)| name.as_str()))
+            .with_setting("sort_value", sort.map(|(_, value)| value.as_str()))
+            .with_setting("profile", self.profile.as_deref())
+            .with_setting("role", self.role.as_deref())
+    }
+
+    /// The names that differ from those of the schema, as the option `attributes` has them.
+    fn renamed(&self) -> Option<String> {
+        let default = Layout::of(self.shared_with());
+        let names = Attribute::ALL.iter().filter(|attribute| attribute.is_in_attributes());
+        let names = names.map(|attribute| (attribute, self.layout.name(*attribute)));
+        let renamed = names.filter(|(attribute, name)| *name != default.name(**attribute));
+        let texts: Vec<_> = renamed.map(|(attribute, name)| format!("{attribute}:{name}")).collect();
+        (!texts.is_empty()).then(|| texts.join(","))
+    }
 }
 
 impl fmt::Display for DynamoConfig {
-    /// Formats what chooses the items of the locks as a config string, without secrets. Two stores
-    /// with one name are taken for the same.
+    /// Formats all settings except credentials as a config string, which parses to the same
+    /// settings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "dynamodb://{}", self.table)?;
-        let mut separator = '?';
-        let mut option = |name: &str, value: Option<&str>| match value {
-            Some(value) => {
-                write!(f, "{separator}{name}={value}")?;
-                separator = '&';
-                Ok(())
-            }
-            None => Ok(()),
-        };
-        option("region", self.region.as_deref())?;
-        option("endpoint", self.endpoint.as_ref().map(Endpoint::to_string).as_deref())?;
-        let schema = self.shared_with();
-        option("schema", (schema != Schema::Native).then_some(schema.as_str()))?;
-        let sort = self.layout.sort.as_ref().filter(|sort| Some(*sort) != Layout::of(schema).sort.as_ref());
-        option("sort_key", sort.map(|(name, _)| name.as_str()))?;
-        option("sort_value", sort.map(|(_, value)| value.as_str()))?;
-        option("profile", self.profile.as_deref())?;
-        option("role", self.role.as_deref())
+        let default = Self::new("").schema(self.shared_with());
+        let name = |attribute| self.layout.name(attribute);
+        let key = Some(name(Attribute::Key)).filter(|key| *key != default.layout.name(Attribute::Key));
+        let ttl = Some((self.layout.has_ttl, name(Attribute::CollectAt)))
+            .filter(|ttl| *ttl != (default.layout.has_ttl, default.layout.name(Attribute::CollectAt)));
+        let set = |flag: bool| flag.then_some("true");
+        let printed = self
+            .chosen_items()
+            .with_setting("partition_key", key)
+            .with_setting("ttl_attribute", ttl.map(|(_, name)| name))
+            .with_setting("attributes", self.renamed())
+            .with_setting("takeover", (self.takeover == Takeover::Observed).then_some("observed"))
+            .with_duration("skew_bound", self.skew_bound, default.skew_bound)
+            .with_duration("collect_after", self.collect_after, default.collect_after)
+            .with_setting("read_first", set(self.read_first))
+            .with_setting("fips", set(self.fips))
+            .with_setting("dual_stack", set(self.dual_stack));
+        f.write_str(&printed.expose())
     }
 }

@@ -102,12 +102,11 @@ impl DynamoConfig {
     }
 }
 
-/// Parses `version:v,fence:f`. The keys and the TTL attribute have their own options.
+/// Parses `version:v,fence:f`.
 fn attributes(text: &str) -> Result<Vec<(Attribute, String)>, String> {
-    let named = |attribute: &&Attribute| !matches!(attribute, Attribute::Key | Attribute::CollectAt);
     let one = |pair: &str| {
         let (attribute, name) = pair.split_once(':').ok_or("is not like version:v,fence:f")?;
-        let known = Attribute::ALL.iter().filter(named);
+        let known = Attribute::ALL.iter().filter(|attribute| attribute.is_in_attributes());
         let found = known.clone().find(|known| known.as_str() == attribute).ok_or_else(|| {
             let known: Vec<_> = known.map(|attribute| attribute.as_str()).collect();
             format!("names \"{attribute}\", which is none of {}", known.join(", "))
@@ -138,6 +137,7 @@ mod tests {
     use std::time::Duration;
 
     use lock_core::ConfigString;
+    use test_support::printed_settings::{are_all, stay_hidden, survive};
 
     use super::*;
 
@@ -181,17 +181,61 @@ mod tests {
     }
 
     #[test]
-    fn a_printed_config_leads_to_the_same_items() {
-        for options in [
-            "",
-            "?region=eu-central-1&endpoint=http://127.0.0.1:8000",
-            "?sort_key=range&sort_value=x",
-            "?schema=python",
-            "?schema=python&sort_key=sort_key&sort_value=x",
-            "?region=eu-central-1&profile=ops&role=arn:aws:iam::1:role/x",
+    fn printed_settings_lead_to_the_same_settings() {
+        let options = [
+            "region=eu-central-1",
+            "endpoint=http://127.0.0.1:8000/a%20b",
+            "profile=ops%26",
+            "role=arn:aws:iam::1:role/x",
+            "partition_key=id",
+            "sort_key=range",
+            "sort_key=range&sort_value=x%20%26",
+            "ttl_attribute=ttl",
+            "attributes=version:v,fence:f",
+            "schema=java",
+            "schema=go&ttl_attribute=collect_at",
+            "schema=python&sort_key=sort_key&sort_value=x",
+            "takeover=observed",
+            "skew_bound=1500ms",
+            "collect_after=7d",
+            "read_first=true",
+            "fips=true",
+            "dual_stack=true",
+        ];
+        let key = ["access_key_id=hunter1&secret_access_key=hunter2&session_token=hunter3"];
+        for url in ["dynamodb://locks", "dynamodb:arn:aws:dynamodb:eu-west-1:123456789012:table/locks"] {
+            survive(parse, url, &options);
+            stay_hidden(parse, url, &key);
+            are_all(parse, url, &[&options, &key]);
+        }
+    }
+
+    #[test]
+    fn each_attribute_is_printed() {
+        for schema in Schema::ALL {
+            let default = DynamoConfig::new("locks").schema(*schema);
+            for attribute in Attribute::ALL {
+                let config = default.clone().attribute(*attribute, "another");
+                if config.layout.check().is_ok() {
+                    assert_eq!(parse(&config.to_string()).unwrap(), config, "{schema} {attribute}");
+                    assert_eq!(config.name(), default.name(), "the items are the same");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_store_has_all_that_chooses_its_items() {
+        for (options, shown) in [
+            ("", ""),
+            ("?region=eu-central-1&endpoint=http://h:8000", "?endpoint=http://h:8000&region=eu-central-1"),
+            ("?sort_key=range&sort_value=x&skew_bound=1s", "?sort_key=range&sort_value=x"),
+            ("?schema=python&read_first=true", "?schema=python"),
+            ("?schema=python&sort_value=x", "?schema=python&sort_key=sort_key&sort_value=x"),
+            ("?profile=ops&role=arn:aws:iam::1:role/x", "?profile=ops&role=arn:aws:iam::1:role/x"),
         ] {
-            let text = format!("dynamodb://locks{options}");
-            assert_eq!(parse(&text).unwrap().to_string(), text);
+            let name = parse(&format!("dynamodb://locks{options}")).unwrap().name();
+            assert_eq!(name, format!("dynamodb://locks{shown}"), "{options}");
         }
     }
 
@@ -230,6 +274,6 @@ mod tests {
         assert_eq!(config.to_string(), "dynamodb://locks?region=r");
         let config = parse("dynamodb://locks?endpoint=https://hunter1:hunter2%40proxy:8000/x").unwrap();
         assert!(!format!("{config:?} {config} {:?}", DynamoBackend::new(config.clone())).contains("hunter"));
-        assert_eq!(config.to_string(), "dynamodb://locks?endpoint=https://***@proxy:8000/x");
+        assert_eq!(config.to_string(), "dynamodb://locks?endpoint=https://***%40proxy:8000/x");
     }
 }

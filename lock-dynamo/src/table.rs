@@ -92,7 +92,7 @@ impl DynamoBackend {
     pub async fn init(&self, options: &TableOptions) -> Result<bool, Error> {
         self.init_table(options)
             .await
-            .map_err(|error| error.with_operation(Operation::Open).with_store(self.config.to_string()))
+            .map_err(|error| error.with_operation(Operation::Open).with_store(self.config.name()))
     }
 
     /// Checks the table and reports its problems, without changing anything.
@@ -112,7 +112,7 @@ impl DynamoBackend {
             found.warnings.extend(self.judge_collection().await?);
             Ok(found)
         };
-        found.await.map_err(|error: Error| error.with_operation(Operation::Open).with_store(self.config.to_string()))
+        found.await.map_err(|error: Error| error.with_operation(Operation::Open).with_store(self.config.name()))
     }
 
     async fn init_table(&self, options: &TableOptions) -> Result<bool, Error> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lock_core::{Error, ErrorKind, LockName};
+use lock_core::{ConfigString, Error, ErrorKind, LockName};
 
 use crate::{encode, files::Files, medium::temp_record::TEMP_RECORD_PREFIX};
 
@@ -29,11 +29,8 @@ const SUFFIXES: [&str; 5] = [".info", ".prev", ".queue", ".parts", ".fair"];
 impl Names {
     /// Returns the store as a config string, for messages, logs and metrics.
     pub(crate) fn describe(self, directory: &Path) -> String {
-        let names = match self {
-            Self::Encoded => "",
-            Self::Plain => "?names=plain",
-        };
-        format!("file://{}{names}", directory.display())
+        let names = (self == Self::Plain).then_some("plain");
+        ConfigString::of("file", [], directory.to_string_lossy()).with_setting("names", names).to_string()
     }
 
     /// Returns the files of the lock `name`, which was [checked](Self::check).
@@ -82,6 +79,8 @@ fn stem_beside(name: &LockName) -> String {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::config::StoreConfig;
+
     use super::*;
 
     fn name(text: &str) -> LockName {
@@ -142,5 +141,18 @@ mod tests {
         assert!(Names::Plain.check(&longest).is_ok());
         let queue = Names::Plain.files(Path::new("/locks"), &longest).queue;
         assert!(queue.file_name().is_some_and(|name| name.len() <= MAX_BYTES), "{}", queue.display());
+    }
+
+    #[test]
+    fn the_printed_store_leads_to_the_same_files() {
+        for directory in ["/var/lib/app/locks", "app/locks", "/a b/c?d#e%20f@g&h"] {
+            for names in [Names::Encoded, Names::Plain] {
+                let shown = names.describe(Path::new(directory));
+                let mut config = StoreConfig::from(ConfigString::parse(&shown).expect("it is a config string"));
+                assert_eq!(config.take_directory().expect("a directory"), Path::new(directory), "{shown}");
+                assert_eq!(config.take_string("names").as_deref(), (names == Names::Plain).then_some("plain"));
+                assert!(config.finish().is_ok(), "{shown}");
+            }
+        }
     }
 }

@@ -109,7 +109,7 @@ impl ObjectBackend {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_clock(config: ObjectConfig, clock: Arc<dyn Clock>) -> Result<Self, Error> {
-        let client = http::client().map_err(|error| error.with_store(config.to_string()))?;
+        let client = http::client().map_err(|error| error.with_store(config.name()))?;
         Self::with_http(config, clock, client)
     }
 
@@ -119,12 +119,12 @@ impl ObjectBackend {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_http(config: ObjectConfig, clock: Arc<dyn Clock>, client: HttpClient) -> Result<Self, Error> {
-        let wrong = |problem| Error::new(ErrorKind::Config, problem).with_store(config.to_string());
+        let wrong = |problem| Error::new(ErrorKind::Config, problem).with_store(config.name());
         config.check().map_err(wrong)?;
         let keys = Keys::new(&config.prefix).map_err(wrong)?;
         let clock = Arc::new(StoreClock::new(clock, config.skew));
         let store = Store::new(config.clone(), Arc::clone(&clock), Connector::new(client))
-            .map_err(|error| error.with_store(config.to_string()))?;
+            .map_err(|error| error.with_store(config.name()))?;
         Ok(Self {
             config,
             clock,
@@ -307,7 +307,7 @@ impl ObjectBackend {
 #[async_trait]
 impl Backend for ObjectBackend {
     fn describe(&self) -> String {
-        self.config.to_string()
+        self.config.name()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use lock_core::config::Secret;
+use lock_core::{
+    ConfigString,
+    config::{Host, Secret},
+};
 use object_store::path::Path;
 
 /// An object store.
@@ -238,22 +241,39 @@ impl ObjectConfig {
     }
 }
 
+impl ObjectConfig {
+    /// Returns what chooses the objects of the locks, as a config string without secrets: the name
+    /// of the store in logs and errors.
+    pub(crate) fn name(&self) -> String {
+        self.chosen_objects().expose()
+    }
+
+    fn chosen_objects(&self) -> ConfigString {
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
+        let (host, path) = match &self.account {
+            Some(account) => (account, format!("/{}{prefix}", self.bucket)),
+            None => (&self.bucket, prefix),
+        };
+        ConfigString::of(self.service.scheme(), [Host { name: host.clone(), port: None }], path)
+            .with_setting("region", self.region.as_deref())
+            .with_setting("endpoint", self.endpoint.as_deref())
+            .with_setting("schema", self.is_tflock.then_some("tflock"))
+    }
+}
+
 impl fmt::Display for ObjectConfig {
-    /// Formats the settings as a config string without secrets.
+    /// Formats all settings except credentials as a config string, which parses to the same
+    /// settings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://", self.service.scheme())?;
-        if let Some(account) = &self.account {
-            write!(f, "{account}/")?;
-        }
-        f.write_str(&self.bucket)?;
-        if !self.prefix.is_empty() {
-            write!(f, "/{}", self.prefix)?;
-        }
-        let schema = self.is_tflock.then(|| "tflock".to_owned());
-        let options = [("region", &self.region), ("endpoint", &self.endpoint), ("schema", &schema)];
-        for (i, (name, value)) in options.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).enumerate() {
-            write!(f, "{}{name}={value}", if i == 0 { '?' } else { '&' })?;
-        }
-        Ok(())
+        let default = Self::s3("");
+        let printed = self
+            .chosen_objects()
+            .with_setting("service_account", self.service_account.as_ref().map(|path| path.to_string_lossy()))
+            .with_setting("anonymous", self.anonymous.then_some("true"))
+            .with_setting("probe", (!self.probe).then_some("off"))
+            .with_duration("skew", self.skew, default.skew)
+            .with_duration("poll_min", self.poll.0, default.poll.0)
+            .with_duration("poll_max", self.poll.1, default.poll.1);
+        f.write_str(&printed.expose())
     }
 }

@@ -112,6 +112,8 @@ fn place(store: &mut StoreConfig) -> Result<ObjectConfig, Error> {
 mod tests {
     use std::time::Duration;
 
+    use test_support::printed_settings::{are_all, stay_hidden, survive};
+
     use super::*;
 
     #[test]
@@ -140,6 +142,26 @@ mod tests {
             ("az://acc/box/p/q?account_access_key=k", ObjectConfig::azure("acc", "box").prefix("p/q").account_key("k")),
         ] {
             assert_eq!(ObjectConfig::from_url(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn printed_settings_lead_to_the_same_settings() {
+        let parse = ObjectConfig::from_url;
+        let usual = ["anonymous=true", "skew=1500ms", "poll_min=2s", "poll_max=1m", "poll_min=7s"];
+        let endpoint = ["endpoint=http://h:9000/a%20b"];
+        let key = ["access_key_id=hunter1&secret_access_key=hunter2&session_token=hunter3"];
+        // The defaults, and the only values of these stores.
+        let fixed = "probe=on&schema=native";
+        for (url, more, hidden) in [
+            ("s3://b.c-1", &["region=eu-west-1", "probe=off", "schema=tflock"][..], &key[..]),
+            ("s3://b/a%20b/c", &["region=eu-west-1", "probe=off", "schema=tflock"], &key),
+            ("gs://b/p", &["service_account=/a%20b"], &[fixed]),
+            ("az://acc/box/p/q", &[], &["account_access_key=hunter2", fixed]),
+        ] {
+            survive(parse, url, &[&usual[..], &endpoint, more].concat());
+            stay_hidden(parse, url, hidden);
+            are_all(parse, url, &[&usual, &endpoint, more, hidden]);
         }
     }
 

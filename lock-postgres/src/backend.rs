@@ -52,7 +52,7 @@ impl PostgresBackend {
         config.check()?;
         let server = completed(&config.server)?;
         let full = PostgresConfig { server: server.clone(), ..config.clone() };
-        let store = full.to_string();
+        let store = full.name();
         let in_context = |error: Error| error.with_store(store.clone());
         let shedlock = (config.schema == Schema::ShedLock).then(|| Arc::new(ShedLock::default()));
         // ShedLock notifies no waiter.

@@ -3,9 +3,11 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, Operation,
+    ConfigString, Error, ErrorKind, Operation,
     config::{Host, Secret},
 };
+
+use crate::factory::SSL_MODES;
 
 pub(crate) const DEFAULT_PORT: u16 = 5432;
 
@@ -287,24 +289,56 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Formats a config string without secrets, which names this store in logs and errors.
-impl fmt::Display for PostgresConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres://")?;
-        for (i, host) in self.server.hosts.iter().enumerate() {
-            // With the usual port, one server would have two names.
-            let host = Host { port: host.port.filter(|port| *port != DEFAULT_PORT), ..host.clone() };
-            write!(f, "{}{host}", if i == 0 { "" } else { "," })?;
-        }
-        if let Some(database) = &self.server.database {
-            write!(f, "/{database}")?;
-        }
-        let schema = (self.schema == Schema::ShedLock).then_some(("schema", "shedlock"));
+impl ServerConfig {
+    /// Returns the servers and the database as a config string.
+    fn place(&self, hosts: impl Iterator<Item = Host>) -> ConfigString {
+        let path = self.database.as_ref().map(|database| format!("/{database}"));
+        ConfigString::of("postgres", hosts, path.unwrap_or_default())
+    }
+
+    /// Adds the settings of TLS.
+    fn with_tls(&self, printed: ConfigString) -> ConfigString {
+        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let mode = SSL_MODES.iter().find(|(_, mode)| Some(*mode) == self.ssl_mode);
+        printed
+            .with_setting("sslmode", mode.map(|(word, _)| *word))
+            .with_setting("sslrootcert", file(&self.root_cert))
+            .with_setting("sslcert", file(&self.cert))
+            .with_setting("sslkey", file(&self.key))
+    }
+}
+
+impl PostgresConfig {
+    /// Returns what chooses the rows of the locks, as a config string without secrets: the name of
+    /// the store in logs and errors.
+    pub(crate) fn name(&self) -> String {
+        // With the usual port, one server would have two names.
+        let usual = |host: &Host| Host { port: host.port.filter(|port| *port != DEFAULT_PORT), ..host.clone() };
+        self.with_table(self.server.place(self.server.hosts.iter().map(usual))).expose()
+    }
+
+    fn with_table(&self, printed: ConfigString) -> ConfigString {
         let table = Some(self.table_name()).filter(|table| *table != self.schema.default_table());
-        for (i, (option, value)) in schema.into_iter().chain(table.map(|table| ("table", table))).enumerate() {
-            write!(f, "{}{option}={value}", if i == 0 { '?' } else { '&' })?;
-        }
-        Ok(())
+        printed
+            .with_setting("schema", (self.schema == Schema::ShedLock).then_some("shedlock"))
+            .with_setting("table", table)
+    }
+}
+
+impl fmt::Display for PostgresConfig {
+    /// Formats all settings except logins as a config string, which parses to the same settings.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default = Self::new(ServerConfig::new());
+        let printed = |server: &ServerConfig| server.with_tls(server.place(server.hosts.iter().cloned()));
+        let printed = self
+            .with_table(printed(&self.server))
+            .with_setting("replicas", (self.replicas == Replicas::Sync).then_some("sync"))
+            .with_setting("wake", (!self.wake).then_some("off"))
+            .with_setting("statements", (!self.named_statements).then_some("unnamed"))
+            .with_setting("listen", self.listen.as_ref().map(|server| printed(server).expose()))
+            .with_duration("connect_timeout", self.connect_timeout, default.connect_timeout)
+            .with_duration("timeout", self.timeout, default.timeout);
+        f.write_str(&printed.expose())
     }
 }
 

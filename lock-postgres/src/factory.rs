@@ -119,6 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use lock_core::ErrorKind;
+    use test_support::printed_settings::{are_all, stay_hidden, survive};
 
     use super::*;
 
@@ -166,12 +167,39 @@ mod tests {
     }
 
     #[test]
+    fn printed_settings_lead_to_the_same_settings() {
+        let options = [
+            "table=ops.lo%26cks%20%25",
+            "schema=shedlock",
+            "schema=shedlock&table=x",
+            "replicas=sync",
+            "wake=off",
+            "statements=unnamed",
+            "connect_timeout=7s",
+            "timeout=1500ms",
+            "sslmode=require",
+            "sslmode=verify-full&sslrootcert=/a%20b&sslcert=/c&sslkey=/k",
+            "listen=postgres://direct:7/a%2520b?sslmode=disable%26sslrootcert=/a%2520b",
+        ];
+        let (parse, logins) = (PostgresConfig::from_url, ["user=u&password=hunter2"]);
+        for url in ["postgres://a,[::1]:5432,%2Frun%2Fpg:7/d%20b", "postgres://a:5432", "postgres:///db", "postgres:"] {
+            survive(parse, url, &options);
+            stay_hidden(parse, url, &logins);
+        }
+        let host = ["host=/run/pg"];
+        survive(parse, "postgres:", &host);
+        are_all(parse, "postgres:", &[&options, &logins, &host]);
+        let with_passwords = parse("postgres://u:hunter2@h?listen=postgres://u:hunter2%40direct").unwrap();
+        assert_eq!(with_passwords.to_string(), "postgres://h?listen=postgres://direct");
+    }
+
+    #[test]
     fn the_usual_port_is_not_in_the_name_of_a_store() {
         for (text, shown) in [
             ("postgres://u:s3cret@h:5432/db", "postgres://h/db"),
             ("postgres://a,b:5432,c:5433/db?table=x", "postgres://a,b,c:5433/db?table=x"),
         ] {
-            assert_eq!(PostgresConfig::from_url(text).unwrap().to_string(), shown, "{text}");
+            assert_eq!(PostgresConfig::from_url(text).unwrap().name(), shown, "{text}");
         }
     }
 

@@ -51,7 +51,7 @@ impl RedisBackend {
     /// [`Config`](lock_core::ErrorKind::Config) when settings contradict each other or a
     /// certificate cannot be read.
     pub fn new(config: RedisConfig) -> Result<Self, Error> {
-        let store = config.to_string();
+        let store = config.name();
         let in_context = |error: Error| error.with_store(store.clone());
         config.check().map_err(in_context)?;
         let servers = Servers::new(&config).map_err(in_context)?;

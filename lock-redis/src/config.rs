@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, Operation,
+    ConfigString, Error, ErrorKind, Operation,
     config::{Host, Secret},
 };
 
@@ -33,6 +33,14 @@ impl Address {
     /// Creates a TCP address. The usual port is 6379, and 26379 for sentinels.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::Tcp { host: host.into(), port }
+    }
+
+    /// The host of a TCP address.
+    fn host(&self) -> Option<Host> {
+        match self {
+            Self::Tcp { host, port } => Some(Host { name: host.clone(), port: Some(*port) }),
+            Self::Unix(_) => None,
+        }
     }
 }
 
@@ -270,36 +278,55 @@ impl RedisConfig {
     }
 }
 
-/// Formats a config string without secrets, which names this store in logs and errors.
-impl fmt::Display for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl RedisConfig {
+    /// Returns what chooses the keys of the locks, as a config string without secrets: the name of
+    /// the store in logs and errors.
+    pub(crate) fn name(&self) -> String {
+        self.chosen_keys().expose()
+    }
+
+    fn chosen_keys(&self) -> ConfigString {
         let plain = if self.tls { "rediss" } else { "redis" };
-        let list = |addresses: &[Address]| addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
-        match &self.topology {
-            Topology::Standalone(Address::Unix(path)) => write!(f, "redis+unix://{}", path.display())?,
-            Topology::Standalone(address) => write!(f, "{plain}://{address}")?,
-            Topology::Sentinel { sentinels, service } => {
-                write!(f, "{plain}+sentinel://{}/{service}", list(sentinels))?;
-            }
-            Topology::Cluster(nodes) => write!(f, "{plain}+cluster://{}", list(nodes))?,
-            Topology::Quorum(nodes) => write!(f, "{plain}+quorum://{}", list(nodes))?,
-        }
-        let path = matches!(self.topology, Topology::Standalone(Address::Tcp { .. }) | Topology::Quorum(_));
         let database = (self.database != 0).then(|| self.database.to_string());
-        if let Some(number) = database.as_ref().filter(|_| path) {
-            write!(f, "/{number}")?;
-        }
-        // Each of them chooses other keys, so it belongs to the name of the store.
+        let path = database.as_ref().map(|number| format!("/{number}")).unwrap_or_default();
+        let (place, option) = match &self.topology {
+            Topology::Standalone(Address::Unix(socket)) => {
+                (ConfigString::of("redis+unix", [], socket.to_string_lossy()), database)
+            }
+            Topology::Standalone(address) => (ConfigString::of(plain, address.host(), path), None),
+            Topology::Sentinel { sentinels, service } => {
+                let sentinels = sentinels.iter().filter_map(Address::host);
+                (ConfigString::of(format!("{plain}+sentinel"), sentinels, format!("/{service}")), database)
+            }
+            Topology::Cluster(nodes) => {
+                (ConfigString::of(format!("{plain}+cluster"), nodes.iter().filter_map(Address::host), path), None)
+            }
+            Topology::Quorum(nodes) => {
+                (ConfigString::of(format!("{plain}+quorum"), nodes.iter().filter_map(Address::host), path), None)
+            }
+        };
         let prefix = self.key_prefix.as_deref().filter(|prefix| *prefix != default_prefix(self.compat));
-        let options = [
-            ("db", database.as_deref().filter(|_| !path)),
-            ("compat", self.compat.map(Compat::as_str)),
-            ("key_prefix", prefix),
-        ];
-        let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
-        for (i, (option, value)) in given.enumerate() {
-            write!(f, "{}{option}={value}", if i == 0 { '?' } else { '&' })?;
-        }
-        Ok(())
+        place
+            .with_setting("db", option)
+            .with_setting("compat", self.compat.map(Compat::as_str))
+            .with_setting("key_prefix", prefix)
+    }
+}
+
+impl fmt::Display for RedisConfig {
+    /// Formats all settings except logins as a config string, which parses to the same settings.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default = Self::new(self.topology.clone());
+        let file =
+            |path: &Option<PathBuf>| path.as_ref().filter(|_| self.tls).map(|path| path.to_string_lossy().into_owned());
+        let printed = self
+            .chosen_keys()
+            .with_setting("ca", file(&self.ca_file))
+            .with_setting("cert", file(&self.cert_file))
+            .with_setting("key", file(&self.key_file))
+            .with_duration("connect_timeout", self.connect_timeout, default.connect_timeout)
+            .with_duration("timeout", self.timeout, default.timeout)
+            .with_setting("replicas", (self.replicas > 0).then(|| self.replicas.to_string()));
+        f.write_str(&printed.expose())
     }
 }

@@ -149,6 +149,7 @@ mod tests {
     use std::time::Duration;
 
     use lock_core::ErrorKind;
+    use test_support::printed_settings::{are_all, stay_hidden, survive};
 
     use super::*;
 
@@ -196,6 +197,30 @@ mod tests {
     }
 
     #[test]
+    fn printed_settings_lead_to_the_same_settings() {
+        let parse = RedisConfig::from_url;
+        let usual = ["connect_timeout=7s", "timeout=1500ms", "key_prefix=a%26%20%3F%25%40"];
+        let single = ["compat=redis-py", "replicas=2"];
+        let tls = ["ca=/a%20b", "cert=/c&key=/k"];
+        let logins = ["user=u&password=hunter2"];
+        let sentinel_logins = ["sentinel_user=u&sentinel_password=hunter2"];
+        for (url, more, hidden) in [
+            ("redis://h:7", &[][..], &[][..]),
+            ("redis://[::1]/3", &["compat=python-redis-lock"], &[]),
+            ("rediss://h", &tls, &[]),
+            ("redis+unix:///run/a%20b.sock", &["db=3"], &logins),
+            ("redis+sentinel://a,b:7/my%20master", &["db=3"], &sentinel_logins),
+            ("rediss+cluster://a,b:7", &tls, &[]),
+        ] {
+            survive(parse, url, &[&usual[..], &single, more].concat());
+            stay_hidden(parse, url, hidden);
+            are_all(parse, url, &[&usual, &single, more, hidden]);
+        }
+        survive(parse, "rediss+quorum://a,b:7,c/2", &[&usual[..], &tls].concat());
+        assert_eq!(parse("redis://u:hunter2@h").unwrap().to_string(), "redis://h:6379");
+    }
+
+    #[test]
     fn the_name_of_a_store_has_all_that_chooses_its_keys() {
         for (text, shown) in [
             ("redis://u:s3cret@h/3?timeout=2s", "redis://h:6379/3"),
@@ -209,7 +234,7 @@ mod tests {
             // The prefix that is used anyway.
             ("redis://h?key_prefix=onelock:", "redis://h:6379"),
         ] {
-            assert_eq!(RedisConfig::from_url(text).unwrap().to_string(), shown, "{text}");
+            assert_eq!(RedisConfig::from_url(text).unwrap().name(), shown, "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use lock_core::LockName;
+use lock_core::{LockName, config::StoreConfig};
 use onelock::{
     ConfigString, Locker, Registry,
     files::{FileBackend, FileConfig, Names, UserDirectory},
@@ -216,9 +216,12 @@ fn warn_of_secrets(url: &str) {
 /// Removes the lock files whose names contain `id`, if the store is a directory. Every name that
 /// `doctor` and `torture` make up contains the id of the run.
 pub(crate) fn remove_lock_files(store: &str, id: &str) {
-    let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
-    let path = directory.split_once('?').map_or(directory, |(path, _)| path);
-    for entry in fs::read_dir(Path::new(path)).into_iter().flatten().flatten() {
+    let Ok(config) = ConfigString::parse(store) else { return };
+    if !["file", "efs"].contains(&config.scheme()) {
+        return;
+    }
+    let Ok(directory) = StoreConfig::from(config).take_directory() else { return };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().contains(id) {
             let _ = fs::remove_file(entry.path());
         }

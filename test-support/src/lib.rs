@@ -43,6 +43,8 @@ pub mod postgres;
 #[cfg(feature = "servers")]
 pub mod process;
 #[cfg(feature = "servers")]
+pub mod printed_settings;
+#[cfg(feature = "servers")]
 pub mod python;
 #[cfg(feature = "servers")]
 pub mod redis;

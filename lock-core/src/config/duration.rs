@@ -48,9 +48,26 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     Ok(parsed)
 }
 
+/// Returns the text that [`parse`] reads as `duration`.
+pub(super) fn format(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let unit = [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)]
+        .into_iter()
+        .find(|(_, unit)| nanos.is_multiple_of(*unit));
+    let (unit, divisor) = unit.unwrap_or(("ns", 1));
+    format!("{}{unit}", nanos / divisor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_printed_duration_is_read_again() {
+        for text in ["0s", "30s", "250ms", "1500ms", "7us", "1000000007ns", "3153600000s"] {
+            assert_eq!(parse(text).map(format).as_deref(), Ok(text));
+        }
+    }
 
     #[test]
     fn duration_needs_a_unit_of_days_or_shorter() {

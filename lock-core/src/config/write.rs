@@ -1,11 +1,11 @@
 //! Writes a config string as text, with or without its secrets.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
-    ConfigString,
+    ConfigString, Host, duration,
     host::STRICT,
     secret::{MASK, is_secret},
 };
@@ -13,7 +13,34 @@ use super::{
 const PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'@');
 const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'&').add(b'#').add(b'@');
 
+/// For stores that print their settings.
 impl ConfigString {
+    /// Creates the config string of a store. Nothing is checked: `path` is literal, and begins with
+    /// a slash if there are hosts.
+    pub fn of(scheme: impl Into<String>, hosts: impl IntoIterator<Item = Host>, path: impl Into<String>) -> Self {
+        Self {
+            scheme: scheme.into(),
+            user: None,
+            password: None,
+            hosts: hosts.into_iter().collect(),
+            path: path.into(),
+            options: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a setting if it has a value. `value` is literal, not percent-encoded.
+    #[must_use]
+    pub fn with_setting(mut self, name: &str, value: Option<impl Into<String>>) -> Self {
+        self.options.extend(value.map(|value| (name.to_owned(), value.into())));
+        self
+    }
+
+    /// Adds a duration unless it is the default.
+    #[must_use]
+    pub fn with_duration(self, name: &str, value: Duration, default: Duration) -> Self {
+        self.with_setting(name, (value != default).then(|| duration::format(value)))
+    }
+
     /// Returns the whole text with its secrets, which parses to the same value.
     pub fn expose(&self) -> String {
         Text { config: self, masked: false }.to_string()

@@ -72,6 +72,12 @@ attributes! {
 }
 
 impl Attribute {
+    /// Whether the option `attributes` renames it. The keys and the TTL attribute have options of
+    /// their own.
+    pub(crate) fn is_in_attributes(self) -> bool {
+        !matches!(self, Self::Key | Self::CollectAt)
+    }
+
     /// Whether its name in the native schema is a word that DynamoDB reserves.
     pub(crate) fn is_reserved(self) -> bool {
         matches!(self, Self::Key | Self::Owner | Self::Data | Self::Mode)
