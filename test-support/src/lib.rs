@@ -41,9 +41,9 @@ pub mod pgbouncer;
 #[cfg(feature = "servers")]
 pub mod postgres;
 #[cfg(feature = "servers")]
-pub mod process;
-#[cfg(feature = "servers")]
 pub mod printed_settings;
+#[cfg(feature = "servers")]
+pub mod process;
 #[cfg(feature = "servers")]
 pub mod python;
 #[cfg(feature = "servers")]

@@ -259,3 +259,36 @@ impl Drop for PendingAcquire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::Backend as _,
+        engine::timing::Timing,
+        memory::MemoryBackend,
+        types::{Clock as _, LockName, LockOptions, SystemClock},
+    };
+
+    /// The acquisition may stand back before it asks again. A copy of the machine that is made
+    /// meanwhile would ask with the same id.
+    #[tokio::test(start_paused = true)]
+    // verifies: P5
+    async fn a_new_beginning_has_no_id_until_it_asks() {
+        let (backend, options) = (MemoryBackend::new(), LockOptions::default());
+        let timing = Timing::new(&options, backend.capabilities(), backend.timings()).unwrap();
+        let shared = Shared::new(Arc::new(backend), Arc::new(SystemClock), options, timing, String::new());
+        let request = AcquireRequest::new(LockName::new("job").unwrap(), LeaseId::NONE, "a test");
+        let mut pending = PendingAcquire::new(&Arc::new(shared), request.clone(), timing.attempt_timeout, None);
+        let (before, now) = (request.with_id(LeaseId::random()).lease(None), SystemClock.now());
+
+        pending.take_over(before.clone(), now);
+        assert!(pending.release_unusable(None).await.unwrap());
+        assert_eq!(pending.request.id, LeaseId::NONE, "after a lease of this process");
+
+        pending.prepare(None).await.unwrap();
+        assert!(![LeaseId::NONE, before.id].contains(&pending.request.id));
+        assert!(pending.give_back(now).await);
+        assert_eq!(pending.request.id, LeaseId::NONE, "after a grant that was too late");
+    }
+}

@@ -1,5 +1,7 @@
 //! Releases and acquires in one request: the tasks of one process on one lock.
 
+mod killed;
+
 use std::{
     sync::{
         Arc,
@@ -15,7 +17,7 @@ use lock_core::{
 };
 use lock_redis::{Compat, RedisBackend};
 use test_support::{
-    Direction::{Replies, Requests},
+    Direction::{self, Replies, Requests},
     lost_messages::Network as _,
     redis::{RedisServer, command},
     until,
@@ -103,21 +105,39 @@ async fn held_and_awaited(locker: &Locker) -> (Guard, tokio::task::JoinHandle<(G
     (guard, tokio::spawn(async move { (waiter.await.unwrap(), seen.load(SeqCst) - 1) }))
 }
 
+/// How a fault ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// Later than the timeout of the request.
+    Late,
+    /// By a cut, once something is on its way in this direction.
+    Cut(Direction),
+    /// Before the request is sent.
+    Early,
+}
+
 /// Releases a lock for the next waiter while `fault` is on, and checks that the waiter alone gets
 /// it.
-async fn passes_on(fixture: Fixture, fault: impl Fn(&Fixture), heals: bool) {
+async fn passes_on(fixture: Fixture, fault: impl Fn(&Fixture), end: End) {
     load(&fixture).await;
     let locker = locker(fixture.through.clone(), TTL);
     let (guard, waiter) = held_and_awaited(&locker).await;
-    let sent = fixture.proxies[0].bytes(Requests);
+    let passed = |direction| fixture.proxies[0].bytes(direction);
+    let before = [Requests, Replies].map(passed);
     fault(&fixture);
     let release = tokio::spawn(guard.release());
-    until("the request to be sent", async || fixture.proxies[0].bytes(Requests) > sent || !heals).await;
-    if heals {
-        // Later than the timeout of the request.
-        tokio::time::sleep(Fixture::TOO_LATE).await;
-        fixture.heal();
+    match end {
+        End::Early => {}
+        End::Late => {
+            until("the request to be sent", async || passed(Requests) > before[0]).await;
+            tokio::time::sleep(Fixture::TOO_LATE).await;
+        }
+        End::Cut(way) => {
+            until("something to be on its way", async || passed(way) > before[way as usize]).await;
+            fixture.cut();
+        }
     }
+    fixture.heal();
     let (next, refusals) = waiter.await.unwrap();
     match release.await.unwrap() {
         Ok(answer) => assert_eq!(answer, Release::Released),
@@ -134,17 +154,17 @@ async fn passes_on(fixture: Fixture, fault: impl Fn(&Fixture), heals: bool) {
 }
 
 macro_rules! on_each_server {
-    ($($case:ident = $fault:expr, $heals:expr;)*) => {
-        on_each_server!(@ [standalone sentinel] { $($case = $fault, $heals;)* });
+    ($($case:ident = $fault:expr, $end:expr;)*) => {
+        on_each_server!(@ [standalone sentinel] { $($case = $fault, $end;)* });
     };
     (@ [$($server:ident)*] $cases:tt) => { $(on_each_server!(@@ $server $cases);)* };
-    (@@ $server:ident { $($case:ident = $fault:expr, $heals:expr;)* }) => {
+    (@@ $server:ident { $($case:ident = $fault:expr, $end:expr;)* }) => {
         mod $server {
             use super::*;
             $(
                 #[tokio::test]
                 async fn $case() {
-                    passes_on(Fixture::$server().await, $fault, $heals).await;
+                    passes_on(Fixture::$server().await, $fault, $end).await;
                 }
             )*
         }
@@ -152,11 +172,13 @@ macro_rules! on_each_server {
 }
 
 on_each_server! {
-    a_lost_reply_leaves_the_lock_to_the_waiter = |fixture| fixture.lose(Replies), true;
-    a_lost_request_is_followed_by_both_halves = |fixture| fixture.lose(Requests), true;
-    a_request_held_back_takes_effect_once = |fixture| fixture.hold(Requests), true;
-    a_reply_held_back_leaves_the_lock_to_the_waiter = |fixture| fixture.hold(Replies), true;
-    a_cut_connection_leaves_the_lock_to_the_waiter = |fixture| fixture.cut(), false;
+    a_lost_reply_leaves_the_lock_to_the_waiter = |fixture| fixture.lose(Replies), End::Late;
+    a_lost_request_is_followed_by_both_halves = |fixture| fixture.lose(Requests), End::Late;
+    a_request_held_back_takes_effect_once = |fixture| fixture.hold(Requests), End::Late;
+    a_reply_held_back_leaves_the_lock_to_the_waiter = |fixture| fixture.hold(Replies), End::Late;
+    a_cut_connection_leaves_the_lock_to_the_waiter = |fixture| fixture.cut(), End::Early;
+    a_cut_before_the_request_arrives_is_survived = |fixture| fixture.hold(Requests), End::Cut(Requests);
+    a_cut_before_the_reply_arrives_is_survived = |fixture| fixture.hold(Replies), End::Cut(Replies);
 }
 
 /// Lets the server load the script. It answers a late request for a script that it lacks by an

@@ -25,7 +25,7 @@ use lock_core::{
     testing::TestClock,
 };
 
-use crate::fixture::{Fixture, NAME};
+use crate::fixture::{Fixture, NAME, is_forgotten};
 
 pub(super) type Waiter = Pin<Box<dyn Future<Output = Result<Guard, Error>> + Send>>;
 pub(super) type Choose = fn(LockRequest) -> LockRequest;
@@ -128,14 +128,19 @@ impl Relays {
         (relays, sent(Operation::Acquire) - u64::from(relays), sent(Operation::Release))
     }
 
-    /// Checks that `guard` holds the lock, and that nothing holds it once it is released.
+    /// Checks that `guard` holds the lock, and that the store keeps nothing once it is released.
     pub(super) async fn holds_alone(&self, guard: Guard, what: &str) {
+        assert_eq!(guard.crashed_holder(), None, "{what}: an earlier lease was not released");
+        self.holds_at_last(guard, what).await;
+    }
+
+    /// As [`holds_alone`](Self::holds_alone), after an earlier lease that may have expired.
+    pub(super) async fn holds_at_last(&self, guard: Guard, what: &str) {
         guard.check().unwrap();
         let holder = self.fixture.other().admin().inspect(NAME).await.unwrap().expect("held");
         assert_eq!(holder.token, guard.token(), "{what}");
         assert_eq!(guard.release().await.unwrap(), Release::Released, "{what}");
-        self.fixture.locker.wait_idle().await;
-        assert!(self.fixture.is_free().await, "{what}");
+        assert!(is_forgotten(&self.fixture.locker).await, "{what}");
     }
 }
 
