@@ -1,7 +1,13 @@
 //! Counts the instructions and system calls of a program, which no clock and no other process
 //! changes.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::{Scratch, wait_for};
 
 /// What a program did until it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +16,38 @@ pub struct Counts {
     pub instructions: u64,
     /// System calls.
     pub system_calls: u64,
+}
+
+/// Runs the program, and counts what it and its forks do. A fork that becomes another program is
+/// left out.
+///
+/// # Panics
+/// If valgrind is missing, or the program fails.
+pub fn run(program: &Command) -> Counts {
+    let logs = Scratch::new();
+    let mut command = Command::new("valgrind");
+    command.args(arguments(&logs.path().join("%p"))).arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .expect("valgrind is not installed; this test needs it: apt-get install valgrind");
+    let processes = || fs::read_dir(logs.path()).expect("valgrind writes there").map(|entry| entry.unwrap());
+    let texts = || processes().map(|log| fs::read_to_string(log.path()).unwrap_or_default()).collect::<String>();
+    assert!(status.success(), "{program:?}: {}", texts());
+    let has_ended = || processes().all(|log| !Path::new("/proc").join(log.file_name()).exists());
+    assert!(wait_for("the forks of the program to end", has_ended));
+    let counts: Vec<_> = processes().filter_map(|log| counts(&log.path())).collect();
+    assert!(!counts.is_empty(), "{program:?}: valgrind writes the counts at the end: {}", texts());
+    Counts {
+        instructions: counts.iter().map(|counts| counts.instructions).sum(),
+        system_calls: counts.iter().map(|counts| counts.system_calls).sum(),
+    }
 }
 
 /// Returns the arguments of `valgrind`, before the program and its own arguments.

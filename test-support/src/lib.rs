@@ -18,6 +18,8 @@ mod daemon;
 #[cfg(feature = "servers")]
 pub mod dynamodb;
 #[cfg(feature = "servers")]
+pub mod figures;
+#[cfg(feature = "servers")]
 pub mod fork;
 #[cfg(feature = "servers")]
 pub mod hand_over;

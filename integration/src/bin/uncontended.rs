@@ -1,19 +1,23 @@
 //! Acquires and releases a free lock again and again, for a test that counts what that takes:
-//! `uncontended CYCLES MODE memory`, `uncontended CYCLES MODE files DIRECTORY`,
-//! `uncontended CYCLES MODE redis URL`. The modes are `exclusive`, `shared`, `permit`, and `fair`,
+//! `uncontended CYCLES MODE memory`, `uncontended CYCLES MODE files DIRECTORY`, and
+//! `uncontended CYCLES MODE STORE URL` for `redis`, `postgres` and `dynamodb`, where it creates a
+//! missing table. The modes are `exclusive`, `shared`, `permit`, and `fair`,
 //! which is an exclusive lock with the option `fair`.
 
 use std::{env, error::Error, num::NonZeroU16, sync::Arc};
 
 use lock_core::{
-    Locker, Mode, TryAcquire,
+    ConfigString, Locker, Mode, TryAcquire,
     backend::{Backend, Release},
     memory::MemoryBackend,
 };
+use lock_dynamo::{DynamoBackend, DynamoConfig, TableOptions};
 use lock_efs::FileBackend;
+use lock_postgres::{PostgresBackend, PostgresConfig};
 use lock_redis::{RedisBackend, RedisConfig};
 
-const USAGE: &str = "usage: uncontended CYCLES exclusive|shared|permit|fair memory|files|redis [DIRECTORY|URL]";
+const USAGE: &str = "usage: uncontended CYCLES exclusive|shared|permit|fair memory|files|redis|postgres|dynamodb \
+    [DIRECTORY|URL]";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -24,6 +28,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ["memory"] => Arc::new(MemoryBackend::new()),
         ["files", directory] => Arc::new(FileBackend::open(directory)?),
         ["redis", url] => Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?),
+        ["postgres", url] => {
+            let backend = PostgresBackend::new(PostgresConfig::from_url(url)?)?;
+            backend.init().await?;
+            Arc::new(backend)
+        }
+        ["dynamodb", url] => {
+            let backend = DynamoBackend::new(DynamoConfig::take(&mut ConfigString::parse(url)?.into())?);
+            backend.init(&TableOptions::default()).await?;
+            Arc::new(backend)
+        }
         _ => return Err(USAGE.into()),
     };
     let (mode, fair) = match mode {

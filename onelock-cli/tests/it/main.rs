@@ -2,6 +2,8 @@
 
 mod compare;
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "object", feature = "torture"))]
+mod costs;
+#[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "object", feature = "torture"))]
 mod docs;
 mod help;
 mod hold;
