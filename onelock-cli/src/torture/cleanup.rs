@@ -8,9 +8,13 @@ use std::{
 };
 
 use lock_core::{Error, Locker, TryAcquire};
+use tokio::time::sleep;
 
 use super::shared::TortureRun;
 use crate::{exit::Failure, probes};
+
+/// How long to wait before a name that the store keeps is removed again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Creates the directory of the run, for the journals and resources of its processes.
 pub(super) fn create_run_directory(id: &str) -> Result<PathBuf, Failure> {
@@ -32,13 +36,12 @@ pub(super) struct Leftovers {
 }
 
 /// Removes the names of this run from the store. The processes are dead, so each lock must become
-/// free within `bound`.
+/// free, and its name removable, within `bound`.
 pub(super) async fn clean_up(locker: &Locker, run: &TortureRun, bound: Duration) -> Leftovers {
     let end = Instant::now() + bound;
     let mut left = Leftovers::default();
     for name in (0..run.names).map(|index| run.name(index)) {
-        let patience = end.saturating_duration_since(Instant::now());
-        match purge(locker, &name, patience).await {
+        match purge(locker, &name, end).await {
             Ok(PurgeOutcome::Purged) => {}
             Ok(PurgeOutcome::Held(holder)) => left.stuck.push(format!("{name}: held by {holder}")),
             Ok(PurgeOutcome::Kept) => left.kept.push(format!("{name}: the store does not remove it")),
@@ -54,13 +57,44 @@ enum PurgeOutcome {
     Held(lock_core::Holder),
 }
 
-async fn purge(locker: &Locker, name: &str, patience: Duration) -> Result<PurgeOutcome, Error> {
-    // The last holder may have been killed, so the lock is acquired after it and released.
-    match probes::request(locker, name).acquire_within(patience).await? {
-        TryAcquire::Contended(holder) => Ok(PurgeOutcome::Held(holder)),
-        TryAcquire::Acquired(guard) => {
-            drop(guard.release().await?);
-            Ok(if locker.admin().purge(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
+/// Tries to remove a name until `end`. A store keeps the name while a dead process has a place in
+/// its queue, or until a lock that its late request has acquired expires.
+async fn purge(locker: &Locker, name: &str, end: Instant) -> Result<PurgeOutcome, Error> {
+    loop {
+        // The last holder may have been killed, so the lock is acquired after it and released.
+        let patience = end.saturating_duration_since(Instant::now());
+        match probes::request(locker, name).acquire_within(patience).await? {
+            TryAcquire::Contended(holder) => return Ok(PurgeOutcome::Held(holder)),
+            TryAcquire::Acquired(guard) => drop(guard.release().await?),
         }
+        if locker.admin().purge(name).await? {
+            return Ok(PurgeOutcome::Purged);
+        }
+        if Instant::now() >= end {
+            return Ok(PurgeOutcome::Kept);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use test_support::redis::RedisServer;
+
+    use super::*;
+    use crate::store::StoreLocation;
+
+    /// What a shared request leaves that is killed while it waits for an exclusive holder.
+    const OF_A_DEAD_WAITER: &str = "0123456789abcdef0123456789abcdef s x";
+
+    #[tokio::test]
+    async fn a_name_is_removed_once_the_wait_of_a_dead_process_has_ended() {
+        let server = RedisServer::start();
+        let locker = StoreLocation::Url(format!("redis://{}", server.addr())).open().await.unwrap();
+        let directory = PathBuf::new();
+        let run = TortureRun { directory, prefix: "x/".into(), names: 1, ttl: Duration::from_secs(1) };
+        server.command(&["SET", "onelock:{x/0}:m", OF_A_DEAD_WAITER, "PX", "1500"]);
+        let left = clean_up(&locker, &run, Duration::from_secs(60)).await;
+        assert!(left.stuck.is_empty() && left.kept.is_empty(), "{left:?}");
     }
 }
