@@ -83,12 +83,19 @@ pub fn assert_two_processes_share<T>(
     let store = format!("{store}{joined}hand_over={HAND_OVER}");
     let mut members = [(); 2].map(|()| Member::start(test, &store));
     members.iter_mut().for_each(Member::begin);
-    let turns = turns(&members.map(Member::tokens));
+    assert_even(&turns(&members.map(Member::tokens)), ACQUISITIONS / 2);
+}
+
+/// Checks that two processes shared a lock, in these [`turns`].
+///
+/// # Panics
+/// If one process got less than 40 % of the lock, or if both got it less than `at_least` times.
+pub fn assert_even(turns: &[(usize, usize)], at_least: usize) {
     // Until both processes have met, the first one to come has the lock.
     let turns = turns.get(4..).unwrap_or_default();
     let acquired = |process| turns.iter().filter(|turn| turn.0 == process).map(|turn| turn.1).sum::<usize>();
     let (a, b) = (acquired(0), acquired(1));
-    assert!(a + b >= ACQUISITIONS / 2, "one process was alone: {turns:?}");
+    assert!(a + b >= at_least, "one process was alone: {turns:?}");
     assert!(100 * a.min(b) >= 40 * (a + b), "the processes got {a} and {b}: {turns:?}");
 }
 
@@ -182,7 +189,7 @@ impl Drop for Member {
 }
 
 /// Returns which process had the lock, and how often in a row, while both wanted it.
-fn turns(tokens: &[Vec<u64>; 2]) -> Vec<(usize, usize)> {
+pub fn turns(tokens: &[Vec<u64>; 2]) -> Vec<(usize, usize)> {
     let end = tokens.iter().filter_map(|tokens| tokens.iter().max()).min().copied().unwrap_or_default();
     let of = |process: usize| tokens[process].iter().map(move |token| (*token, process));
     let mut order: Vec<_> = of(0).chain(of(1)).filter(|(token, _)| *token <= end).collect();

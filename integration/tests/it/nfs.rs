@@ -26,6 +26,15 @@ fn run(scenarios: &str) {
     }
 }
 
+/// Counts the requests of uncontended locks: the names and the numbers.
+pub(crate) fn requests() -> Vec<(String, f64)> {
+    let count = |line: &str| {
+        let (name, number) = line.strip_prefix("COST ")?.rsplit_once(' ')?;
+        Some((name.to_owned(), number.parse().expect("a number")))
+    };
+    guest("costs").run().lines().filter_map(count).collect()
+}
+
 #[test]
 fn two_clients_exclude_and_a_killed_holder_frees_the_lock() {
     run("exclusion killed unmarked");
@@ -62,6 +71,12 @@ fn a_quota_and_many_locks_are_reported_with_limits_of_efs() {
 #[test]
 fn waiters_acquire_soon_after_a_release_with_few_requests() {
     run("waiting");
+}
+
+#[test]
+// verifies: contention
+fn two_clients_share_a_lock_that_their_tasks_hand_over() {
+    run("handing-over");
 }
 
 #[test]

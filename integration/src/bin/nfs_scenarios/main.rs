@@ -5,7 +5,9 @@
 //! times can be compared.
 
 mod basics;
+mod costs;
 mod fair;
+mod handing_over;
 mod limits;
 mod loss;
 mod modes;
@@ -49,6 +51,8 @@ fn main() {
             "fair-restart" => fair::restart(),
             "fair-expired" => fair::expired(),
             "fair-ended" => fair::ended(),
+            "costs" => costs::costs(),
+            "handing-over" => handing_over::handing_over(),
             "waiting" => waiting::waiting(),
             "sweeping" => sweeping::sweeping(),
             other => panic!("unknown scenario {other}"),

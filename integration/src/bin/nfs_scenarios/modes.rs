@@ -16,7 +16,7 @@ use crate::{
 /// Longer than a peer needs for a probe, and for a few tries.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(4);
 
-fn still_holds(peer: &mut Peer, name: &str) {
+pub(crate) fn still_holds(peer: &mut Peer, name: &str) {
     let lost = peer.within("lost", name, A_WHILE);
     assert!(lost.is_none(), "{lost:?}");
 }
@@ -128,7 +128,7 @@ pub(crate) fn cut() {
     );
 }
 
-fn stopped_before(lost: &Answer, got: &Answer) {
+pub(crate) fn stopped_before(lost: &Answer, got: &Answer) {
     assert!(ended_by_the_clock(lost), "{lost:?}");
     let last_step: i64 = lost.words[2].parse().expect("a moment");
     assert!(last_step < got.at && lost.at < got.at, "{lost:?} {got:?}");

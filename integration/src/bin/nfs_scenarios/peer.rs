@@ -10,7 +10,7 @@ use std::{
 
 use crate::rig;
 
-/// An answer of a peer; see `nfs_peer.rs`.
+/// An answer of a peer; see `nfs_peer/main.rs`.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) what: String,

@@ -4,6 +4,8 @@
 //! `ONELOCK_GOLDEN=write cargo nextest run -p integration costs` writes these files anew; read the
 //! difference before it is committed.
 
+mod of_nfs;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

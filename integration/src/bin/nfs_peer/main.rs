@@ -8,9 +8,13 @@
 //! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T`; then it works under the lock |
 //! | `acquire NAME fair` | the same, and `waits NAME T` each time that it is refused |
 //! | `try NAME [MODE]` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
+//! | `renew NAME` | `renewed NAME T`, once a renewal can extend the validity |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work |
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` after each time that it held the lock, until it ends |
+//! | `share NAME` | `cycle` as for `churn`; several tasks acquire the lock again and again |
+//! | `keep NAME` | `acquired NAME TOKEN CRASHED T`, once one of these tasks has the lock from another one; then it works under the lock |
+//! | `requests` | `requests - OPERATION=NUMBER... T`, the requests of this mount until now |
 //! | `sweep DIR` | `swept DIR NUMBER T`, repeatedly: it removes all names that no process holds |
 //!
 //! - MODE is `shared`, the number of permits, or `fair`.
@@ -20,15 +24,15 @@
 //! Errors are `error NAME TEXT T`, and warnings of the crates are `warning - TEXT T`. Spaces in
 //! texts become underscores.
 
+mod requests;
+mod sharing;
+
 use std::{
     collections::HashMap,
     env,
     fmt::Write as _,
     io::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -37,11 +41,23 @@ use lock_efs::{FileBackend, FileFactory, Sweep};
 use test_support::monotonic_nanos;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    sync::oneshot,
+    sync::mpsc,
 };
 use tracing::{Event, Level, Metadata, Subscriber, field, span};
 
+use sharing::Sharing;
+
 type Failure = Box<dyn std::error::Error>;
+
+/// A command to a task that has a lock. Without a sender, the task releases it.
+struct Renew;
+
+type Keeper = mpsc::UnboundedSender<Renew>;
+type Kept = mpsc::UnboundedReceiver<Renew>;
+
+/// How old a lease is at least when it is renewed on command. Longer than a request takes, so that
+/// one renewal is enough, and longer than probes share what they asked of the server.
+const RENEWED_AFTER: Duration = Duration::from_millis(600);
 
 fn say(what: &str, name: &str, words: &[&str]) {
     let words: String = words.iter().map(|word| word.replace([' ', '\n'], "_") + " ").collect();
@@ -56,7 +72,8 @@ async fn main() -> Result<(), Failure> {
     let url = env::args().nth(1).ok_or("usage: nfs_peer URL")?;
     let locker = Registry::new().with(FileFactory).open(&url).await?;
     say("ready", "-", &[]);
-    let mut keepers: HashMap<String, oneshot::Sender<()>> = HashMap::new();
+    let mut keepers: HashMap<String, Keeper> = HashMap::new();
+    let sharing = Sharing::default();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
         let mut words = line.split(' ');
@@ -66,12 +83,20 @@ async fn main() -> Result<(), Failure> {
         let mode = mode_of(word.filter(|_| !fair))?;
         match verb {
             "acquire" | "try" => {
-                let (release, released) = oneshot::channel();
-                keepers.insert(name.into(), release);
+                let (keeper, kept) = mpsc::unbounded_channel();
+                keepers.insert(name.into(), keeper);
                 let locker = locker.clone();
                 let request = (name.to_owned(), mode, fair);
-                tokio::spawn(contend(locker, request, verb == "try", released));
+                tokio::spawn(contend(locker, request, verb == "try", kept));
             }
+            "share" => sharing.start(&locker, name),
+            "keep" => {
+                let (keeper, kept) = mpsc::unbounded_channel();
+                keepers.insert(name.into(), keeper);
+                sharing.keep_next(kept);
+            }
+            "renew" => keepers.get(name).ok_or("renew what was acquired")?.send(Renew).map_err(|_| "it has ended")?,
+            "requests" => drop(tokio::spawn(requests::count())),
             "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
             "sweep" => sweep(name.to_owned())?,
             "release" => drop(keepers.remove(name)),
@@ -89,12 +114,7 @@ fn mode_of(word: Option<&str>) -> Result<Mode, Failure> {
     })
 }
 
-async fn contend(
-    locker: Locker,
-    (name, mode, fair): (String, Mode, bool),
-    once: bool,
-    released: oneshot::Receiver<()>,
-) {
+async fn contend(locker: Locker, (name, mode, fair): (String, Mode, bool), once: bool, kept: Kept) {
     let mut request = locker.lock(name.as_str()).mode(mode);
     if fair {
         let refused = name.clone();
@@ -105,7 +125,7 @@ async fn contend(
         false => request.acquire().await.map(TryAcquire::Acquired),
     };
     match answer {
-        Ok(TryAcquire::Acquired(guard)) => keep(guard, &name, released).await,
+        Ok(TryAcquire::Acquired(guard)) => keep(guard, &name, kept).await,
         Ok(TryAcquire::Contended(holder)) => say("held", &name, &[&holder.to_string()]),
         Err(error) => say("error", &name, &[&error.to_string()]),
     }
@@ -152,27 +172,45 @@ fn sweep(directory: String) -> Result<(), Failure> {
 }
 
 /// Works under the lock until the command to release it, or until it is lost.
-async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
+async fn keep(guard: Guard, name: &str, mut kept: Kept) {
     let crashed = guard.crashed_holder().map_or_else(|| "-".into(), ToString::to_string);
     say("acquired", name, &[&guard.token().map_or(0, |token| token.get()).to_string(), &crashed]);
-    let last_step = Arc::new(AtomicI64::new(0));
-    let work = async {
+    let renewed_below = guard.remaining().unwrap_or_default().saturating_sub(RENEWED_AFTER);
+    let last_step = AtomicI64::new(0);
+    let work = async || {
         loop {
             last_step.store(monotonic_nanos(), Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::select! {
-        _ = &mut released => {}
-        Err(lost) = guard.run::<()>(work) => {
-            let last_step = last_step.load(Ordering::Relaxed).to_string();
-            say("lost", name, &[lost.reason.as_str(), &lost.reason.to_string(), &last_step]);
-            let _ = released.await;
+    loop {
+        tokio::select! {
+            told = kept.recv() => match told {
+                Some(Renew) => renew(&guard, renewed_below).await,
+                None => break,
+            },
+            Err(lost) = guard.run::<()>(work()) => {
+                let last_step = last_step.load(Ordering::Relaxed).to_string();
+                say("lost", name, &[lost.reason.as_str(), &lost.reason.to_string(), &last_step]);
+                while kept.recv().await.is_some() {}
+                break;
+            }
         }
     }
     match guard.release().await {
         Ok(Release::Released) => say("released", name, &[]),
         Ok(Release::NotHeld(_)) => say("notheld", name, &[]),
+        Err(error) => say("error", name, &[&error.to_string()]),
+    }
+}
+
+async fn renew(guard: &Guard, below: Duration) {
+    let name = guard.name().as_str();
+    while guard.remaining().is_some_and(|left| left >= below) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    match guard.renew_if_below(below).await {
+        Ok(()) => say("renewed", name, &[]),
         Err(error) => say("error", name, &[&error.to_string()]),
     }
 }
