@@ -19,6 +19,15 @@ impl Flavor {
         }
     }
 
+    /// What tables of a part that is usually measured on a current-thread runtime add to their
+    /// titles.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::CurrentThread => "",
+            Self::TwoWorkers => ", two workers",
+        }
+    }
+
     pub(crate) fn named(name: &str) -> Self {
         Self::ALL.into_iter().find(|flavor| flavor.name() == name).expect("the name of a runtime")
     }

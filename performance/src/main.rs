@@ -6,11 +6,13 @@
 //!
 //! The other libraries are installed below the target directory.
 
+mod crowd;
 mod dynamodb;
 mod effort;
 mod files;
 mod flavor;
 mod hand_off;
+mod held;
 mod page;
 mod peers;
 mod postgres;
@@ -41,7 +43,7 @@ const PARTS: [Part; 12] = [
     ("waiters", redis::crowd::waiters),
     ("file-waiters", files::waiters::run),
     ("processes", redis::crowd::processes),
-    ("held", redis::held::run),
+    ("held", held),
 ];
 
 fn main() {
@@ -72,6 +74,11 @@ fn tasks(effort: Effort) -> Vec<Table> {
     tables
 }
 
+/// Locks that one process holds.
+fn held(effort: Effort) -> Vec<Table> {
+    vec![redis::held::run(effort), postgres::held::run(effort), files::held::run(effort)]
+}
+
 /// A process that the measurement started.
 fn child(role: &str, store: &str, how: &str, place: &str, flavor: Flavor) {
     let port = || place.parse().expect("a port");
@@ -81,6 +88,8 @@ fn child(role: &str, store: &str, how: &str, place: &str, flavor: Flavor) {
         ("contend", "files") => files::waiters::contend(how, Path::new(place), flavor),
         ("contend", "redis") => redis::crowd::contend(how, port(), flavor),
         ("share", _) => shares::member(store, how, place, flavor),
+        ("hold", "files") => files::held::hold(how, Path::new(place), flavor),
+        ("hold", "postgres") => postgres::held::hold(how, place, flavor),
         ("hold", "redis") => redis::held::hold(how, port(), flavor),
         _ => panic!("unknown process {role} on {store}"),
     }

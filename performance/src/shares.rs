@@ -4,11 +4,10 @@ use std::{io::BufRead as _, sync::Arc, time::Duration};
 
 use lock_core::{Locker, backend::Backend};
 use lock_efs::FileBackend;
-use lock_postgres::{PostgresBackend, PostgresConfig};
 use test_support::{postgres::PostgresServer, redis::RedisServer};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{effort::Effort, flavor::Flavor, peers::Process, redis, table::Table, table::figure};
+use crate::{effort::Effort, flavor::Flavor, peers::Process, postgres, redis, table::Table, table::figure};
 
 const TASKS: usize = 32;
 /// How long the processes contend for a lock. Long against the time until both have had it.
@@ -19,7 +18,7 @@ const HAND_OVERS: [u32; 3] = [0, 100, 1000];
 pub(crate) fn table(effort: Effort) -> Table {
     let (redis, postgres) = (RedisServer::start(), PostgresServer::start());
     let directory = tempfile::tempdir().expect("a directory for the locks");
-    let created = Flavor::CurrentThread.runtime().block_on(postgres_backend(&postgres.url()).init());
+    let created = Flavor::CurrentThread.runtime().block_on(postgres::backend(&postgres.url()).init());
     assert!(created.expect("the table can be created"));
     let stores = [
         ("onelock on Redis", "redis", redis.port().to_string()),
@@ -72,13 +71,9 @@ pub(crate) fn member(store: &str, times: &str, place: &str, flavor: Flavor) {
 fn backend(store: &str, place: &str) -> Arc<dyn Backend> {
     match store {
         "redis" => Arc::new(redis::backend(place.parse().expect("a port"))),
-        "postgres" => Arc::new(postgres_backend(place)),
+        "postgres" => Arc::new(postgres::backend(place)),
         _ => Arc::new(FileBackend::open(place).expect("the directory is there")),
     }
-}
-
-fn postgres_backend(url: &str) -> PostgresBackend {
-    PostgresBackend::new(PostgresConfig::from_url(url).expect("a URL")).expect("nothing contradicts")
 }
 
 async fn contend(locker: &Locker, name: &str, window: Duration) -> usize {

@@ -1,6 +1,11 @@
 //! Figures of contestants, and the tables that show them.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, num::NonZeroU16, time::Duration};
+
+use lock_core::Mode;
+
+/// The mode of contestants that have one of several permits.
+pub(crate) const FOUR_PERMITS: Mode = Mode::Permit { of: NonZeroU16::new(4).unwrap() };
 
 /// A table of the page. The first cell of a row is the name of the contestant.
 pub(crate) struct Table {

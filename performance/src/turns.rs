@@ -83,8 +83,16 @@ pub(crate) fn middle(blocks: &[Block]) -> f64 {
 
 /// Returns the median of the ratios of neighbouring blocks.
 pub(crate) fn ratio(mine: &[Block], raw: &[Block], of: fn(&Block) -> f64) -> String {
-    let ratios: Vec<f64> = mine.iter().zip(raw).map(|(mine, raw)| of(mine) / of(raw)).collect();
+    let ratios: Vec<_> = mine.iter().zip(raw).map(|(mine, raw)| of(mine) / of(raw)).collect();
     format!("{:.2}", median(&ratios))
+}
+
+/// Returns how much longer `more` takes than `less`, relative to `raw`: the median of what each
+/// round says.
+pub(crate) fn added(more: &[Block], less: &[Block], raw: &[Block]) -> f64 {
+    let rounds = more.iter().zip(less).zip(raw);
+    let added = rounds.map(|((more, less), raw)| (more.median() - less.median()) / raw.median());
+    median(&added.collect::<Vec<_>>())
 }
 
 /// Returns the median of the processor times.
@@ -103,7 +111,7 @@ pub(crate) fn table(title: String, names: &[&str], blocks: &[Vec<Block>]) -> Tab
 
 #[cfg(test)]
 mod tests {
-    use super::{Block, figures, take};
+    use super::{Block, added, figures, take};
 
     #[test]
     fn first_block_of_each_contestant_is_left_out() {
@@ -140,5 +148,12 @@ mod tests {
         // The machine was ten times as slow in the second block.
         let blocks = |time: f64| [time, 10.0 * time, time].map(|time| Block::from(vec![time; 3]));
         assert_eq!(figures(&blocks(120.0), &blocks(100.0)), ["120", "1200", "1.20"]);
+    }
+    #[test]
+    fn what_is_added_is_that_of_each_round() {
+        // The machine was ten times as slow in the second block.
+        let blocks = |time: f64| [time, 10.0 * time, time].map(|time| Block::from(vec![time; 3]));
+        let added = added(&blocks(150.0), &blocks(120.0), &blocks(100.0));
+        assert!((added - 0.3).abs() < 1e-9, "{added}");
     }
 }

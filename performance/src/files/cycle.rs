@@ -3,22 +3,23 @@
 use std::{
     fs,
     hint::black_box,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
-use lock_core::{Locker, TryAcquire};
+use lock_core::{Locker, Mode, TryAcquire};
 use lock_efs::FileBackend;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tokio::runtime::Runtime;
 
-use super::{directory, open};
+use super::{directory, means, open};
 use crate::{
     effort::Effort,
     flavor::Flavor,
     peers::Process,
-    table::{Table, micros},
+    table::{FOUR_PERMITS, Table, micros},
     turns,
 };
 
@@ -30,18 +31,25 @@ enum Contestant {
     /// Opens a file, locks it, and closes it.
     Raw(PathBuf),
     SamePromises(PathBuf, Vec<u8>),
-    Locker(Locker),
+    /// With the name of the lock.
+    Locker(Locker, &'static str),
     Peer(Process),
 }
 
 impl Contestant {
     fn all(dir: &Path) -> Vec<(&'static str, Self)> {
         let path = |name: &str| dir.join(name).to_str().expect("a temporary directory").to_owned();
-        let locker = Locker::new(FileBackend::open(dir).expect("a directory of ours")).expect("defaults");
+        let backend = Arc::new(FileBackend::open(dir).expect("a directory of ours"));
+        let locker = |mode, name| {
+            let locker = Locker::builder(backend.clone()).mode(mode).build().expect("the store has the mode");
+            Self::Locker(locker, name)
+        };
         vec![
             ("raw flock", Self::Raw(dir.join("plain.lock"))),
             ("raw, same promises", Self::SamePromises(dir.to_owned(), vec![b'x'; 250])),
-            ("onelock", Self::Locker(locker)),
+            ("onelock", locker(Mode::Exclusive, "exclusive")),
+            ("onelock, shared", locker(Mode::Shared, "shared")),
+            ("onelock, one of 4 permits", locker(FOUR_PERMITS, "permits")),
             ("filelock", Self::Peer(Process::python("filelock", &path("filelock")))),
             ("fasteners", Self::Peer(Process::python("fasteners", &path("fasteners")))),
         ]
@@ -51,8 +59,8 @@ impl Contestant {
         match self {
             Self::Raw(path) => open(path).lock().expect("no other process locks the file"),
             Self::SamePromises(dir, record) => same_promises(dir, record),
-            Self::Locker(locker) => {
-                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire("locker").await else { panic!("it is free") };
+            Self::Locker(locker, name) => {
+                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire(*name).await else { panic!("it is free") };
                 let _ = guard.release().await.expect("it is held");
             }
             Self::Peer(_) => unreachable!("another process runs the block"),
@@ -84,8 +92,7 @@ fn same_promises(dir: &Path, record: &[u8]) {
     let (lock, info, spare) = (dir.join("raw.lock"), dir.join("raw.info"), dir.join("raw.prev"));
     let file = open(&lock);
     file.lock().expect("no other process locks the file");
-    let (locked, named) = (file.metadata().expect("open"), fs::symlink_metadata(&lock).expect("there"));
-    assert_eq!((locked.dev(), locked.ino()), (named.dev(), named.ino()));
+    assert!(means(&lock, &file));
     black_box(fs::read(&info).unwrap_or_default());
     let sidecar = open(&spare);
     sidecar.write_all_at(record, 0).expect("there is space");

@@ -13,18 +13,19 @@ use tokio::time::timeout;
 
 use super::{directory, open};
 use crate::{
+    crowd::{Contest, Crowd},
     effort::Effort,
     flavor::Flavor,
     peers::Process,
-    redis::crowd::{Crowd, Outcome, fresh_name},
-    table::{Table, figure, median, micros, percentile},
+    table::{Table, micros},
 };
 
 const NAMES: [&str; 3] = ["raw flock", "onelock", "onelock, fair"];
+/// Libraries of Python, which has no such runtime.
+const PYTHON: [&str; 2] = ["filelock", "fasteners"];
 const PROCESSES: [usize; 4] = [1, 4, 16, 64];
-/// How long a crowd of waiters contends, and how often.
+/// How long a crowd of waiters contends.
 const WINDOW: Duration = Duration::from_millis(300);
-const WINDOWS: usize = 3;
 
 /// How a process locks.
 enum Way {
@@ -64,17 +65,22 @@ impl Way {
         let (mut waits, end) = (Vec::new(), Instant::now() + window);
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let start = Instant::now();
-            match self {
+            let waited = match self {
                 Self::Raw(dir) => {
                     let file = open(&dir.join(name));
                     file.lock().expect("it becomes free");
-                    waits.push(micros(start.elapsed()));
+                    start.elapsed()
                 }
                 Self::Onelock(locker) => {
                     let Ok(guard) = timeout(left, locker.acquire(name)).await else { break };
-                    waits.push(micros(start.elapsed()));
+                    let waited = start.elapsed();
                     let _ = guard.expect("it becomes free").release().await.expect("it is held");
+                    waited
                 }
+            };
+            // The kernel does not end a wait with the window.
+            if start + waited < end {
+                waits.push(micros(waited));
             }
         }
         waits
@@ -82,40 +88,32 @@ impl Way {
 }
 
 pub(crate) fn run(effort: Effort) -> Vec<Table> {
-    let dir = directory();
-    let place = dir.path().to_str().expect("a temporary directory");
-    let flavor = Flavor::CurrentThread;
-    let mut rows = NAMES.map(|_| [const { Vec::new() }; 3]);
-    for processes in PROCESSES {
-        let start = |how: &str| Process::own(["contend", "files", how, place, flavor.name()]);
-        let mut crowds = NAMES.map(|how| Crowd::of((0..processes).map(|_| start(how)).collect(), 1));
-        let mut outcomes = NAMES.map(|_| Vec::new());
-        for _ in 0..WINDOWS {
-            for (crowd, outcomes) in crowds.iter_mut().zip(&mut outcomes) {
-                outcomes.push(crowd.work(Some(&fresh_name()), effort.window(WINDOW)));
-            }
-        }
-        for (rows, outcomes) in rows.iter_mut().zip(&outcomes) {
-            for (row, cell) in rows.iter_mut().zip(cells(outcomes)) {
-                row.push(cell);
-            }
-        }
-    }
-    let titles = ["acquisitions a second", "99th percentile of a wait, ms", "never acquired"];
-    let table = |(column, what): (usize, &str)| {
-        let title = format!("Waiters for a file in a process each: {what}");
-        let mut table = Table::new(title, &PROCESSES.map(|size| size.to_string()));
-        for (name, rows) in NAMES.iter().zip(&rows) {
-            table.row(*name, rows[column].clone());
-        }
-        table
-    };
-    titles.into_iter().enumerate().map(table).collect()
+    Flavor::ALL.into_iter().flat_map(|flavor| on(flavor, effort)).collect()
 }
 
-fn cells(outcomes: &[Outcome]) -> [String; 3] {
-    let of = |figure: fn(&Outcome) -> f64| median(&outcomes.iter().map(figure).collect::<Vec<_>>());
-    let waits: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.waits.iter().copied()).collect();
-    let late = if waits.is_empty() { "–".into() } else { figure(percentile(&waits, 99) / 1e3) };
-    [figure(of(Outcome::rate)), late, format!("{:.0}", of(|outcome| outcome.starved))]
+fn on(flavor: Flavor, effort: Effort) -> Vec<Table> {
+    let dir = directory();
+    let place = dir.path().to_str().expect("a temporary directory");
+    let names = match flavor {
+        Flavor::CurrentThread => [&NAMES[..], &PYTHON].concat(),
+        Flavor::TwoWorkers => NAMES.to_vec(),
+    };
+    let contest = Contest {
+        title: format!("Waiters for a file in a process each{}", flavor.suffix()),
+        names: &names,
+        python: &PYTHON,
+        sizes: &PROCESSES,
+        window: effort.window(WINDOW),
+    };
+    let start = |how, processes| {
+        let member = |_| {
+            if PYTHON.contains(&how) {
+                Process::python(how, &format!("{place}/{how}-"))
+            } else {
+                Process::own(["contend", "files", how, place, flavor.name()])
+            }
+        };
+        Crowd::of((0..processes).map(member).collect(), 1)
+    };
+    contest.tables(start, None)
 }

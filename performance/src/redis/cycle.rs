@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lock_core::{
-    LockName, Locker, TryAcquire,
+    LockName, Locker, Mode, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
 };
 use lock_redis::RedisBackend;
@@ -20,7 +20,7 @@ use crate::{
     effort::Effort,
     flavor::Flavor,
     peers::Process,
-    table::{Table, micros},
+    table::{FOUR_PERMITS, Table, micros},
     turns::{self, Block},
 };
 
@@ -31,7 +31,8 @@ const CYCLES: u32 = 50;
 enum Contestant {
     Raw(Box<Raw>),
     RawWithToken(Box<RawWithToken>),
-    Locker(Locker),
+    /// With the name of the lock.
+    Locker(Locker, &'static str),
     Backend(RedisBackend),
     Rslock(LockManager),
     /// Another process runs the block.
@@ -43,8 +44,10 @@ impl Contestant {
         vec![
             ("raw", Self::Raw(Box::new(Raw::new(port).await))),
             ("raw with a token", Self::RawWithToken(Box::new(RawWithToken::new(port).await))),
-            ("onelock", Self::Locker(locker(port))),
+            ("onelock", Self::Locker(locker(port, Mode::Exclusive), "exclusive")),
             ("onelock, backend only", Self::Backend(backend(port))),
+            ("onelock, shared", Self::Locker(locker(port, Mode::Shared), "shared")),
+            ("onelock, one of 4 permits", Self::Locker(locker(port, FOUR_PERMITS), "permits")),
             ("rslock", Self::Rslock(LockManager::new(vec![url(port)]))),
             ("node redlock", Self::Peer(Process::redlock(port))),
             ("redis-py", Self::Peer(Process::python("redis-py", &port.to_string()))),
@@ -62,8 +65,8 @@ impl Contestant {
                 let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await else { panic!("it is free") };
                 let _ = backend.release(&request.lease(grant.token), Duration::ZERO).await.expect("it is held");
             }
-            Self::Locker(locker) => {
-                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire("locker").await else { panic!("it is free") };
+            Self::Locker(locker, name) => {
+                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire(*name).await else { panic!("it is free") };
                 let _ = guard.release().await.expect("it is held");
             }
             Self::Rslock(manager) => {
@@ -96,10 +99,31 @@ impl Contestant {
 }
 
 pub(crate) fn run(effort: Effort) -> Vec<Table> {
-    Flavor::ALL.map(|flavor| on(flavor, effort)).into()
+    let measured = Flavor::ALL.map(|flavor| on(flavor, effort));
+    let added = added(&measured.each_ref().map(|(_, parts)| *parts));
+    measured.into_iter().map(|(table, _)| table).chain([added]).collect()
 }
 
-fn on(flavor: Flavor, effort: Effort) -> Table {
+/// Where the time beyond that of the raw requests goes: what is added, by which contestant, to
+/// which.
+const ADDED: [[&str; 3]; 4] = [
+    ["raw with a token: the token", "raw with a token", "raw"],
+    ["onelock: the holder's record, wake-ups, late requests", "onelock, backend only", "raw with a token"],
+    ["onelock: the core, with its renewal task", "onelock", "onelock, backend only"],
+    ["onelock, in all", "onelock", "raw"],
+];
+
+/// Shows what takes the time beyond that of the raw requests, on each runtime.
+fn added(parts: &[[f64; 4]]) -> Table {
+    let mut table = Table::new("What a Redis cycle adds to raw", &Flavor::ALL.map(Flavor::name));
+    for (row, [title, ..]) in ADDED.into_iter().enumerate() {
+        table.row(title, parts.iter().map(|parts| format!("{:.2}", parts[row])));
+    }
+    table
+}
+
+/// Returns the table, and the figures of [`ADDED`].
+fn on(flavor: Flavor, effort: Effort) -> (Table, [f64; 4]) {
     let server = RedisServer::start();
     let runtime = flavor.runtime();
     let (names, mut contestants): (Vec<_>, Vec<_>) =
@@ -122,5 +146,6 @@ fn on(flavor: Flavor, effort: Effort) -> Table {
         let rest = [format!("{sent:.2}"), turns::processor(&blocks[next])];
         table.row(*name, turns::figures(&blocks[next], &blocks[0]).into_iter().chain(rest));
     }
-    table
+    let of = |wanted: &str| &blocks[names.iter().position(|name| *name == wanted).expect("a contestant")];
+    (table, ADDED.map(|[_, more, less]| turns::added(of(more), of(less), &blocks[0])))
 }

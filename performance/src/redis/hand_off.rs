@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use lock_core::{Guard, Locker, Mode};
 use redis::aio::MultiplexedConnection;
 use rslock::LockManager;
 use test_support::redis::RedisServer;
@@ -21,13 +22,13 @@ const ROUNDS_OF_POLLERS: usize = 20;
 
 enum RedisLock {
     Raw(Box<Listener>),
-    Onelock(lock_core::Locker),
+    Onelock(Locker),
     Rslock(LockManager),
 }
 
 enum Held {
     Raw,
-    Onelock(lock_core::Guard),
+    Onelock(Guard),
     Rslock(rslock::Lock),
 }
 
@@ -42,7 +43,7 @@ impl RedisLock {
     async fn new(how: &str, port: u16) -> Self {
         match how {
             "raw" => Self::Raw(Box::new(Listener::new(port, "raw").await)),
-            "onelock" => Self::Onelock(locker(port)),
+            "onelock" => Self::Onelock(locker(port, Mode::Exclusive)),
             "rslock" => Self::Rslock(LockManager::new(vec![url(port)])),
             other => panic!("unknown way to lock {other}"),
         }

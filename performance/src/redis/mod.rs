@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::Locker;
+use lock_core::{Locker, Mode};
 use lock_redis::{RedisBackend, RedisConfig};
 use redis::aio::MultiplexedConnection;
 use test_support::redis::RedisServer;
@@ -29,8 +29,8 @@ pub(crate) fn backend(port: u16) -> RedisBackend {
     RedisBackend::new(RedisConfig::from_url(&url(port)).expect("a URL")).expect("nothing contradicts")
 }
 
-fn locker(port: u16) -> Locker {
-    Locker::builder(Arc::new(backend(port))).ttl(TTL).build().expect("defaults")
+fn locker(port: u16, mode: Mode) -> Locker {
+    Locker::builder(Arc::new(backend(port))).ttl(TTL).mode(mode).build().expect("the store has the mode")
 }
 
 /// Opens a connection of the kind that lock-redis uses.

@@ -116,7 +116,9 @@ impl Way {
             // An own lock is always free, and must be free again for the next block.
             let done = if own { Ok(once.await) } else { timeout_at(end, once).await };
             let Ok(wait) = done else { break };
-            waits.push(wait);
+            if start + Duration::from_secs_f64(wait / 1e6) < end {
+                waits.push(wait);
+            }
         }
         waits
     }

@@ -1,11 +1,13 @@
-//! Locks on PostgreSQL: acquire and release of an uncontended lock.
+//! Locks on PostgreSQL: acquire and release of an uncontended lock, and many held ones.
+
+pub(crate) mod held;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use lock_core::{Locker, TryAcquire, backend::LeaseId};
+use lock_core::{Locker, Mode, TryAcquire, backend::LeaseId};
 use lock_postgres::{PostgresBackend, PostgresConfig};
 use test_support::postgres::PostgresServer;
 use tokio::runtime::Runtime;
@@ -14,7 +16,7 @@ use tokio_postgres::{Client, NoTls, Statement, types::Type};
 use crate::{
     effort::Effort,
     flavor::Flavor,
-    table::{Table, micros},
+    table::{FOUR_PERMITS, Table, micros},
     turns,
 };
 
@@ -36,21 +38,26 @@ enum Contestant {
     Named(Client, [Statement; 2]),
     /// The same, parsed each time.
     Unnamed(Client),
-    Locker(Locker),
+    /// With the name of the lock.
+    Locker(Locker, &'static str),
 }
 
 impl Contestant {
     async fn all(server: &PostgresServer) -> Vec<(&'static str, Self)> {
-        let locker = |statements: bool| {
-            let config = PostgresConfig::from_url(&server.url()).expect("a URL").named_statements(statements);
-            let backend = PostgresBackend::new(config).expect("nothing contradicts");
-            Self::Locker(Locker::builder(Arc::new(backend)).ttl(TTL).build().expect("defaults"))
+        let locker = |statements: bool, mode, name| {
+            let backend = open(config(&server.url()).named_statements(statements));
+            Self::Locker(
+                Locker::builder(Arc::new(backend)).ttl(TTL).mode(mode).build().expect("the store has the mode"),
+                name,
+            )
         };
         vec![
-            ("two raw updates", Self::named(connect(server).await).await),
-            ("raw, statements=unnamed", Self::Unnamed(connect(server).await)),
-            ("onelock", locker(true)),
-            ("onelock, statements=unnamed", locker(false)),
+            ("two raw updates", Self::named(connect(&server.url()).await).await),
+            ("raw, statements=unnamed", Self::Unnamed(connect(&server.url()).await)),
+            ("onelock", locker(true, Mode::Exclusive, "exclusive")),
+            ("onelock, statements=unnamed", locker(false, Mode::Exclusive, "unnamed")),
+            ("onelock, shared", locker(true, Mode::Shared, "shared")),
+            ("onelock, one of 4 permits", locker(true, FOUR_PERMITS, "permits")),
         ]
     }
 
@@ -76,8 +83,8 @@ impl Contestant {
                     assert_eq!(rows.expect("the server answers").len(), 1);
                 }
             }
-            Self::Locker(locker) => {
-                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire("locker").await else { panic!("it is free") };
+            Self::Locker(locker, name) => {
+                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire(*name).await else { panic!("it is free") };
                 let _ = guard.release().await.expect("it is held");
             }
         }
@@ -95,19 +102,41 @@ impl Contestant {
 }
 
 /// Opens a connection of the kind that lock-postgres uses.
-async fn connect(server: &PostgresServer) -> Client {
-    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.expect("the server answers");
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
     tokio::spawn(connection);
     client
 }
 
-pub(crate) fn run(effort: Effort) -> Vec<Table> {
+pub(crate) fn backend(url: &str) -> PostgresBackend {
+    open(config(url))
+}
+
+fn config(url: &str) -> PostgresConfig {
+    PostgresConfig::from_url(url).expect("a URL")
+}
+
+fn open(config: PostgresConfig) -> PostgresBackend {
+    PostgresBackend::new(config).expect("nothing contradicts")
+}
+
+/// Starts a server with the table of onelock, which counts its statements.
+fn counting_server() -> PostgresServer {
     let server = PostgresServer::with_settings(&["shared_preload_libraries=pg_stat_statements"]);
     server.sql("create extension pg_stat_statements");
+    assert!(Flavor::CurrentThread.runtime().block_on(backend(&server.url()).init()).expect("the server answers"));
+    server
+}
+
+/// Returns the number of statements since the count was reset.
+fn calls(server: &PostgresServer) -> f64 {
+    let calls = "select coalesce(sum(calls), 0) from pg_stat_statements where query not like '%pg_stat_statements%'";
+    server.sql(calls).parse().expect("a number")
+}
+
+pub(crate) fn run(effort: Effort) -> Vec<Table> {
+    let server = counting_server();
     server.sql(CREATE);
-    let config = PostgresConfig::from_url(&server.url()).expect("a URL");
-    let backend = PostgresBackend::new(config).expect("nothing contradicts");
-    assert!(Flavor::CurrentThread.runtime().block_on(backend.init()).expect("the server answers"));
     Flavor::ALL.map(|flavor| on(&flavor.runtime(), flavor.name(), &server, effort)).into()
 }
 
@@ -118,10 +147,7 @@ fn on(runtime: &Runtime, name: &str, server: &PostgresServer, effort: Effort) ->
     for (next, name) in names.iter().enumerate() {
         server.sql("select pg_stat_statements_reset()");
         drop(runtime.block_on(contestants[next].block()));
-        let calls =
-            "select coalesce(sum(calls), 0) from pg_stat_statements where query not like '%pg_stat_statements%'";
-        let calls: f64 = server.sql(calls).parse().expect("a number");
-        let statements = format!("{:.2}", calls / f64::from(CYCLES));
+        let statements = format!("{:.2}", calls(server) / f64::from(CYCLES));
         table.row(*name, turns::figures(&blocks[next], &blocks[0]).into_iter().chain([statements]));
     }
     table
