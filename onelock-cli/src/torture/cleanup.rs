@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::shared::TortureRun;
 use crate::{exit::Failure, probes};
 
-/// How long to wait before a name that the store keeps is removed again.
+/// How long to wait between two attempts to remove a name that the store keeps.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Creates the directory of the run, for the journals and resources of its processes.

@@ -13,7 +13,7 @@
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work |
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` after each time that it held the lock, until it ends |
 //! | `share NAME` | `cycle` as for `churn`; several tasks acquire the lock again and again |
-//! | `keep NAME` | `acquired NAME TOKEN CRASHED T`, once one of these tasks has the lock from another one; then it works under the lock |
+//! | `keep NAME` | the same as for `acquire`, once one of these tasks has the lock from another one |
 //! | `requests` | `requests - OPERATION=NUMBER... T`, the requests of this mount until now |
 //! | `sweep DIR` | `swept DIR NUMBER T`, repeatedly: it removes all names that no process holds |
 //!
