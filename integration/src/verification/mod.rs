@@ -19,4 +19,4 @@ mod torture;
 pub use cases::Cases;
 pub use junit::Runs;
 pub use page::{HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, TEMPLATE, all_brought_back, read};
-pub use torture::torture;
+pub use torture::{Round, torture};
