@@ -79,18 +79,18 @@ impl DynamoBackend {
             Verdict::Free | Verdict::Dead => self.turn(request, &record),
             Verdict::Held(_) => {
                 if record.joined.is_some() {
-                    self.mark(request).await;
+                    self.mark(request).await?;
                 }
                 Err(Box::new(self.holder(&request.name, &record)))
             }
             Verdict::Undecided(skew) => {
-                self.queue(request, &record).await;
+                self.queue(request, &record).await?;
                 return Err(self.undecided(skew, &record));
             }
         };
         match turn {
             Ok(turn) => self.take_over(request, &record, &turn).await,
-            Err(holder) => Ok(self.refuse(request, &record, *holder).await),
+            Err(holder) => self.refuse(request, &record, *holder).await,
         }
     }
 
@@ -195,7 +195,7 @@ impl DynamoBackend {
         if record.is_held_by(request.id) {
             return Err(overtaken());
         }
-        Ok(self.refuse(request, &record, self.holder(&request.name, &record)).await)
+        self.refuse(request, &record, self.holder(&request.name, &record)).await
     }
 
     /// Handles an item with our id: an earlier request of this attempt arrived, but its reply was

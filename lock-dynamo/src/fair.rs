@@ -97,24 +97,26 @@ impl DynamoBackend {
     }
 
     /// Refuses `request` by `seen`, in which it gets or keeps its place.
-    pub(crate) async fn refuse(&self, request: &AcquireRequest, seen: &Record, holder: Holder) -> AcquireOutcome {
-        self.queue(request, seen).await;
-        AcquireOutcome::Contended(holder)
+    ///
+    /// # Errors
+    /// If the place is not confirmed, because a refusal says that there is one.
+    pub(crate) async fn refuse(
+        &self,
+        request: &AcquireRequest,
+        seen: &Record,
+        holder: Holder,
+    ) -> Result<AcquireOutcome, Error> {
+        self.queue(request, seen).await?;
+        Ok(AcquireOutcome::Contended(holder))
     }
 
     /// Takes a place for `request`, if it is fair and waits, or keeps the place that `seen` shows.
-    pub(crate) async fn queue(&self, request: &AcquireRequest, seen: &Record) {
-        if !(request.fair && request.waits && self.config.layout.has_queue()) {
-            return;
+    pub(crate) async fn queue(&self, request: &AcquireRequest, seen: &Record) -> Result<(), Error> {
+        let layout = &self.config.layout;
+        if !(request.fair && request.waits && layout.has_queue()) {
+            return Ok(());
         }
-        if let Err(error) = self.try_to_queue(request, own_place(seen, request.id)).await {
-            // The next attempt does it.
-            tracing::debug!(name = %request.name, %error, "the place of a fair request was not confirmed");
-        }
-    }
-
-    async fn try_to_queue(&self, request: &AcquireRequest, seen: Option<(usize, i64)>) -> Result<(), Error> {
-        let (layout, mut own) = (&self.config.layout, seen);
+        let mut own = own_place(seen, request.id);
         for _ in 0..ROUNDS {
             let now = self.clock.now();
             let write = match own {

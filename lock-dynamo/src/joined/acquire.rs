@@ -129,7 +129,7 @@ impl DynamoBackend {
             Verdict::Free => None,
             Verdict::Dead => self.crashed(&seen),
             Verdict::Undecided(skew) if seen.joined.is_none() => {
-                self.queue(request, &seen).await;
+                self.queue(request, &seen).await?;
                 return Err(self.undecided(skew, &seen));
             }
             Verdict::Held(_) | Verdict::Undecided(_) => return self.join_held(request, &seen, turn).await,
@@ -140,7 +140,7 @@ impl DynamoBackend {
                 let write = ConditionalWrite::take_over_as_part(layout, new, &seen).in_turn(&turn);
                 self.written(new, write, crashed).await
             }
-            Err(holder) => Ok(Round::Answered(self.refuse(request, &seen, *holder).await)),
+            Err(holder) => self.refuse(request, &seen, *holder).await.map(Round::Answered),
         }
     }
 
@@ -153,12 +153,12 @@ impl DynamoBackend {
         turn: Result<Turn<'_>, Box<Holder>>,
     ) -> Result<Round, Error> {
         let holder = self.holder(&request.name, seen);
-        let answer = async |holder| Ok(Round::Answered(self.refuse(request, seen, holder).await));
+        let answer = async |holder| self.refuse(request, seen, holder).await.map(Round::Answered);
         let Some(joined) = &seen.joined else { return answer(holder).await };
         request.require_same_permits(joined.mode.unwrap_or_default())?;
         let Ok(turn) = turn else { return answer(holder).await };
         if joined.mode != Some(request.mode) {
-            self.mark(request).await;
+            self.mark(request).await?;
             return answer(holder).await;
         }
         let judged = self.judge_parts(joined);
@@ -168,7 +168,7 @@ impl DynamoBackend {
         {
             return match judged.undecided.first() {
                 Some(part) if judged.kept.len() < usize::from(of.get()) => {
-                    self.queue(request, seen).await;
+                    self.queue(request, seen).await?;
                     Err(self.undecided_holder(judged.skew, judged.holder(part, None)))
                 }
                 _ => answer(holder).await,
@@ -204,18 +204,16 @@ impl DynamoBackend {
     }
 
     /// Lets newcomers of the present holders' mode wait for `request`, if it waits itself.
-    pub(crate) async fn mark(&self, request: &AcquireRequest) {
+    pub(crate) async fn mark(&self, request: &AcquireRequest) -> Result<(), Error> {
         // The place of a fair request keeps newcomers out.
         if !request.waits || request.fair {
-            return;
+            return Ok(());
         }
         self.waiting_marks.note(request.id, request.ttl);
         let write = ConditionalWrite::mark(&self.config.layout, request, self.clock.now());
         // A refusal means that another request waits already, or that the holders are gone.
-        if let Err(error) = self.update(&request.name, write).await {
-            // The next attempt marks again.
-            tracing::debug!(name = %request.name, %error, "the mark of a waiting request was not confirmed");
-        }
+        self.update(&request.name, write).await?;
+        Ok(())
     }
 
     /// Removes the mark of `lease`, whose request waits no longer.

@@ -339,19 +339,24 @@ async fn a_released_part_is_free_whatever_the_clock_says() {
 
 #[tokio::test]
 // verifies: lost-reply, P12
-async fn a_lost_reply_to_a_mark_is_a_refusal() {
+async fn a_refused_waiter_has_its_mark() {
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
     let reading = granted(&backend, &reader("marked")).await;
-    let waiting = request("marked", LONG).with_waits(true);
-    wire.next(None);
-    wire.next(Fault::LoseReply);
-    refused(&backend, &waiting).await;
-    refused(&backend, &reader("marked")).await;
-    // The wait is given up, and so is its mark.
-    let _ = backend.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
-    let _ = granted(&backend, &reader("marked")).await;
+    for fault in [Fault::LoseRequest, Fault::LoseReply] {
+        let waiting = request("marked", LONG).with_waits(true);
+        wire.next(None);
+        wire.next(fault);
+        let error = backend.acquire(&waiting).await.unwrap_err();
+        assert!(error.is_retryable() && error.is_ambiguous(), "{error}");
+        refused(&backend, &waiting).await;
+        refused(&backend, &reader("marked")).await;
+        // The wait is given up, and so is its mark.
+        let _ = backend.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
+        let joined = granted(&backend, &reader("marked")).await;
+        released(&backend, &joined).await;
+    }
     released(&backend, &reading).await;
 }
 

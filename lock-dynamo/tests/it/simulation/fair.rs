@@ -163,6 +163,24 @@ async fn a_place_that_is_kept_meanwhile_is_not_skipped() {
 
 #[tokio::test]
 // verifies: P12
+async fn a_refused_waiter_has_its_place() {
+    let (world, [holder, waiting]) = world_and_processes();
+    let held = take(&holder, "a").await;
+    for fate in [Fate::Held, Fate::ReplyLost] {
+        let waiter = waiter();
+        world.next(None);
+        world.next(fate);
+        let error = waiting.acquire(&waiter).await.unwrap_err();
+        assert!(error.is_retryable() && error.is_ambiguous(), "{error}");
+        refused(&waiting, &waiter).await;
+        assert_eq!(places(&world), [waiter.id.to_string()]);
+        release(&waiting, &waiter.lease(None)).await;
+    }
+    release(&holder, &held).await;
+}
+
+#[tokio::test]
+// verifies: P12
 async fn a_full_queue_gives_no_place_until_one_ends() {
     let (world, [holder, waiting]) = world_and_processes();
     let held = take(&holder, "a").await;
@@ -190,7 +208,8 @@ async fn a_late_place_in_a_full_queue_ends_with_its_release() {
     refused(&waiting, &first).await;
     world.next(None);
     world.next(Fate::Held);
-    refused(&waiting, &late).await;
+    let unconfirmed = waiting.acquire(&late).await;
+    assert!(unconfirmed.unwrap_err().is_retryable());
     for _ in 1..MOST {
         refused(&waiting, &waiter()).await;
     }
