@@ -195,6 +195,9 @@ impl DynamoBackend {
         if record.is_held_by(request.id) {
             return Err(overtaken());
         }
+        if record.joined.is_some() {
+            self.mark(request).await?;
+        }
         self.refuse(request, &record, self.holder(&request.name, &record)).await
     }
 
