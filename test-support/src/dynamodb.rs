@@ -33,11 +33,15 @@ impl DynamoDbLocal {
     /// # Panics
     /// If the server cannot be started. The message says what to do.
     pub fn shared() -> &'static Self {
-        SHARED.get_or_init(Self::find_or_start)
+        SHARED.get_or_init(|| Self::start("dynamodb-local"))
     }
 
-    fn find_or_start() -> Self {
-        Self(SharedServer::find_or_start("dynamodb-local", answers, |cache| {
+    /// Returns the server that is shared by this name only, and starts it if it does not run.
+    ///
+    /// # Panics
+    /// If the server cannot be started. The message says what to do.
+    pub fn start(name: &str) -> Self {
+        Self(SharedServer::find_or_start(name, answers, |cache| {
             let command = "exec java -Xmx384m -XX:TieredStopAtLevel=1 -Djava.library.path=DynamoDBLocal_lib -jar \
                 DynamoDBLocal.jar -inMemory -sharedDb -disableTelemetry -port $PORT";
             (installed(cache), command.into())
@@ -120,7 +124,8 @@ fn installed(cache: &Path) -> PathBuf {
     home
 }
 
-/// Downloads, checks and unpacks the package. The caller holds the starters' lock.
+/// Downloads, checks and unpacks the package. If two processes do so for two servers, the first
+/// package stays.
 fn fetch(cache: &Path, home: &Path) {
     let work = cache.join(format!("fetch-{}", std::process::id()));
     fs::create_dir_all(&work).expect("the cache is writable; ONELOCK_SERVERS chooses another place");

@@ -1,5 +1,6 @@
 //! The parts of `./verify` and of the torture in `./test`: `verify filter`,
-//! `verify torture servers|fleets TIME DIRECTORY`, `verify page DIRECTORY JUNIT PUBLISHED`.
+//! `verify torture servers|dynamodb|fleets TIME DIRECTORY`,
+//! `verify page DIRECTORY JUNIT PUBLISHED`.
 
 use std::{env, error::Error, fs, path::Path, process::ExitCode};
 
@@ -17,19 +18,18 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["filter"] => println!("{}", Cases::gather(Page::keys())?.filter()),
-        ["torture", round @ ("servers" | "fleets"), time, out] => {
-            let round = if round == "fleets" { Round::Fleets } else { Round::Servers };
+        ["torture", round, time, out] => {
             // Runs the program of the same build.
             let onelock = env::current_exe()?.with_file_name("onelock");
-            let wrong = torture(&onelock, round, time, Path::new(out))?;
+            let wrong = torture(&onelock, round.parse::<Round>()?, time, Path::new(out))?;
             wrong.iter().for_each(|what| eprintln!("{what}"));
             return Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         ["page", results, junit, published] => return page(Path::new(results), Path::new(junit), Path::new(published)),
         _ => {
-            return Err(
-                "usage: verify filter | torture servers|fleets TIME DIRECTORY | page DIRECTORY JUNIT PUBLISHED".into(),
-            );
+            return Err("usage: verify filter | torture servers|dynamodb|fleets TIME DIRECTORY | \
+                page DIRECTORY JUNIT PUBLISHED"
+                .into());
         }
     }
     Ok(ExitCode::SUCCESS)
