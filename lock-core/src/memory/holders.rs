@@ -156,8 +156,13 @@ impl Holders {
         if first.is_none() && present.is_none_or(|present| present == request.mode) && self.has_room(request, now) {
             return Ok(Decision::Free(self.crashed(now)));
         }
-        let is_marked = self.waiting.as_ref().is_some_and(|waiting| waiting.id != request.id);
-        let may_mark = request.waits && !request.fair && !is_marked && self.places.is_empty();
+        // Behind the places a new mark would make this request the first. They came after a mark
+        // that stands.
+        let may_mark = match &self.waiting {
+            Some(waiting) => waiting.id == request.id,
+            None => self.places.is_empty(),
+        };
+        let may_mark = may_mark && request.waits && !request.fair;
         if may_mark && present.is_some_and(|present| present != request.mode) {
             self.waiting = Some(Waiting::new(request, now));
         }

@@ -11,7 +11,7 @@ use crate::{
     throttled::Limited,
 };
 use lock_core::{
-    ErrorKind, LockName, Locker, Operation, Registry, TryAcquire,
+    ErrorKind, LockName, Locker, Mode, Operation, Registry, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, LeaseId, StoreTimings},
     faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
@@ -103,6 +103,22 @@ async fn a_fair_waiter_keeps_its_place_for_longer_than_a_ttl() {
         assert!(matches!(newcomer.try_acquire("job").await.unwrap(), TryAcquire::Contended(_)));
         let guard = tokio::time::timeout(secs(60), waiter).await.expect("not overtaken").unwrap().unwrap();
         guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P12
+async fn a_waiting_writer_stays_before_a_queue_beyond_its_ttl() {
+    let store = MemoryBackend::new();
+    let request = || AcquireRequest::new(LockName::new(NAME).unwrap(), LeaseId::random(), "test").with_ttl(secs(30));
+    let reader = || request().with_mode(Mode::Shared).with_ttl(secs(3_600));
+    assert!(matches!(store.acquire(&reader()).await.unwrap(), AcquireOutcome::Granted(_)));
+    let (writer, behind) = (request().with_waits(true), reader().with_fair(true).with_waits(true));
+    for _ in 0..4 {
+        for waiting in [&writer, &behind] {
+            assert!(matches!(store.acquire(waiting).await.unwrap(), AcquireOutcome::Contended(_)));
+        }
+        sleep(secs(20)).await;
     }
 }
 
