@@ -27,6 +27,8 @@ pub(crate) struct Turn<'s> {
     pub(crate) own: Option<(usize, LeaseId)>,
     /// The number of places, if the request has none and must see all of them.
     pub(crate) end: Option<usize>,
+    /// The last place, if the request has none, and the last one does not end.
+    pub(crate) last: Option<(usize, LeaseId)>,
     /// The places ahead that can hold the lock together with the request.
     ahead: Vec<Holder>,
 }
@@ -83,6 +85,9 @@ impl DynamoBackend {
         }
         if turn.own.is_none() {
             turn.end = Some(seen.places.len());
+            let ends = |index| turn.over.iter().any(|(over, _)| *over == index);
+            let last = seen.places.iter().enumerate().next_back().filter(|(index, _)| !ends(*index));
+            turn.last = last.and_then(|(index, place)| Some((index, place.waiting.as_ref()?.id)));
         }
         Ok(turn)
     }

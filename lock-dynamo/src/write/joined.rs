@@ -64,8 +64,8 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Joins the holders of the same mode, if fewer than `room` parts are in the item, the queue is
-    /// empty, and no request of another mode waits.
-    pub(crate) fn join(layout: &'a Layout, new: NewPart<'_>, room: usize) -> Self {
+    /// empty, and no request of another mode waits. A mark is over if it ended before `passed`.
+    pub(crate) fn join(layout: &'a Layout, new: NewPart<'_>, room: usize, passed: i64) -> Self {
         let mut write = Self::new(layout, record::version(new.request.id));
         write.add_part(new);
         write.unmark_if(new.unmark);
@@ -74,7 +74,7 @@ impl<'a> ConditionalWrite<'a> {
         let (mode, parts) = (write.name(Attribute::Mode), write.name(Attribute::Parts));
         let (waiting, fences) = (write.name(Attribute::Waiting), write.name(Attribute::Fence));
         let (wanted, room) = (write.value(text(mode_text(new.request.mode))), write.value(number(room)));
-        let (until, map) = (write.value(number(new.now.millis())), write.value(text("M")));
+        let (passed, map) = (write.value(number(passed)), write.value(text("M")));
         let empty = write.first_place_is(None);
         // The latest writer is also refused here: its release may have removed its part already.
         let (version, id) = (write.name(Attribute::Version), write.value(text(record::version_prefix(new.request.id))));
@@ -82,7 +82,7 @@ impl<'a> ConditionalWrite<'a> {
             "{mode} = {wanted} AND attribute_type({parts}, {map}) AND size({parts}) < {room} AND \
              attribute_not_exists({part}) AND {fences} < {fence} AND NOT begins_with({version}, {id}) AND \
              (attribute_not_exists({waiting}) OR {waiting}.{m} = {wanted} OR \
-             {waiting}.{e} < {until}) AND {empty}",
+             {waiting}.{e} < {passed}) AND {empty}",
             m = MODE_KEY,
             e = Attribute::Expires,
         );
@@ -92,7 +92,7 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Joins the holders of a record that was judged, in place of the parts in `gone`, if the
-    /// record is unchanged. Removes a mark that cannot be read.
+    /// record and its mark are unchanged. Removes a mark that cannot be read.
     pub(crate) fn replace_parts(layout: &'a Layout, new: NewPart<'_>, seen: &Record, gone: &[&Part]) -> Self {
         let mut write = Self::new(layout, record::version(new.request.id));
         write.add_part(new);
@@ -100,6 +100,7 @@ impl<'a> ConditionalWrite<'a> {
         write.remove_parts(gone);
         write.unmark_if(new.unmark || seen.has_odd_mark);
         write.require_version(&seen.version);
+        write.require_mark(seen);
         write
     }
 
@@ -199,9 +200,9 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Marks a lock with several holders for a request that waits, unless another request's mark
-    /// stands.
-    pub(crate) fn mark(layout: &'a Layout, request: &AcquireRequest, now: StoreTime) -> Self {
+    /// Marks a lock with several holders from `now` for a request that waits, unless another
+    /// request's mark stands, which is over if it ended before `passed`.
+    pub(crate) fn mark(layout: &'a Layout, request: &AcquireRequest, now: StoreTime, passed: i64) -> Self {
         let mut write = Self::without_version(layout);
         let mark = HashMap::from([
             (Attribute::Version.to_string(), text(request.id)),
@@ -211,13 +212,14 @@ impl<'a> ConditionalWrite<'a> {
         ]);
         write.set(Attribute::Waiting, AttributeValue::M(mark));
         let (waiting, parts) = (write.name(Attribute::Waiting), write.name(Attribute::Parts));
-        let (until, id) = (write.value(number(now.millis())), write.value(text(request.id)));
+        let (passed, id) = (write.value(number(passed)), write.value(text(request.id)));
         let (version, expires) = (Attribute::Version, Attribute::Expires);
-        // Requests in the queue do not wait for a mark that is set behind them.
+        // Requests in the queue do not wait for a mark that is set behind them. They came after a
+        // mark that stands.
         let empty = write.first_place_is(None);
         write.condition = format!(
-            "attribute_exists({parts}) AND (attribute_not_exists({waiting}) OR {waiting}.{version} = {id} OR \
-             {waiting}.{expires} < {until}) AND {empty}"
+            "attribute_exists({parts}) AND ({waiting}.{version} = {id} OR \
+             (attribute_not_exists({waiting}) OR {waiting}.{expires} < {passed}) AND {empty})"
         );
         write
     }
@@ -251,6 +253,19 @@ impl<'a> ConditionalWrite<'a> {
         if unmark {
             self.remove(Attribute::Waiting);
         }
+    }
+
+    /// Adds that the mark is that of `seen`, whose end and whose mode were judged.
+    fn require_mark(&mut self, seen: &Record) {
+        if seen.has_odd_mark {
+            return;
+        }
+        let waiting = self.name(Attribute::Waiting);
+        let condition = match &seen.waiting {
+            Some(mark) => format!("{waiting}.{} = {}", Attribute::Version, self.value(text(mark.id))),
+            None => format!("attribute_not_exists({waiting})"),
+        };
+        let _ = write!(self.condition, " AND {condition}");
     }
 
     fn remove_parts(&mut self, gone: &[&Part]) {

@@ -77,6 +77,11 @@ impl<'a> ConditionalWrite<'a> {
         if let Some(end) = turn.end {
             let path = self.place(end);
             let _ = write!(self.condition, " AND attribute_not_exists({path})");
+            // An end ahead moves all later places, and a newcomer may come into the gap.
+            if let Some((index, id)) = turn.last {
+                let condition = self.place_is(index, id);
+                let _ = write!(self.condition, " AND {condition}");
+            }
         }
         self
     }

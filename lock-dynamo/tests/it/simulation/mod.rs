@@ -6,6 +6,7 @@ mod by_hand;
 mod collection;
 mod exchange;
 mod fair;
+mod marks;
 mod meanwhile;
 mod model;
 mod model_server;
