@@ -1,8 +1,9 @@
 //! The simulation finds no violation in the real core, and finds every classic mistake that is
 //! brought back. `simulate` runs many more seeds.
 
+use lock_history::Violation;
 use test_support::sim::{
-    Mistake, On, fingerprint,
+    Mistake, On, fingerprint, search, simulate,
     trial::{breaks_no_promise, is_found, replays},
 };
 
@@ -91,6 +92,18 @@ fn the_mistakes_of_exclusive_locks_are_found_in_all_modes() {
     for (mistake, seeds) in of_all_modes {
         is_found(mistake, seeds, On::Memory);
     }
+}
+
+#[test]
+fn a_mistake_is_found_only_by_what_it_breaks() {
+    // Writers that it lets in early also pass the queue.
+    let mistake = Mistake::ReleaseOfAllParts;
+    let found = search(0..20, Some(mistake), On::Memory);
+    let own = |violation: &Violation| mistake.properties().contains(&violation.property);
+    assert!(!found.violations.is_empty() && found.violations.iter().all(|(_, violation)| own(violation)), "{found}");
+    let breaks_a_promise = |seed: &u64| !simulate(*seed, Some(mistake), On::Memory).0.violations.is_empty();
+    let violated = (0..20).filter(breaks_a_promise).count();
+    assert!(violated > found.violations.len(), "in some seeds it breaks only other promises: {violated}");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::{Mistake, On, fingerprint, search};
 /// `--hash` only prints the hash of each history.
 ///
 /// Without `--mistake` the protocol runs unchanged, and a violation is a failure. With a mistake,
-/// the output says how many seeds found it, and zero is a failure.
+/// the output says how many seeds found it, by one of its [properties](Mistake::properties), and
+/// zero is a failure.
 ///
 /// # Errors
 /// If an argument is unknown or has a wrong value.

@@ -4,7 +4,8 @@
 //! Each client is a separate tokio runtime with a paused clock. So the timers of a stopped client
 //! stop too, while the store and the other clients continue. One seed decides everything that the
 //! simulation decides, and the checker of [`lock_history`] is the oracle. [`Mistake`] brings back
-//! classic mistakes, and the tests count the seeds that find each of them.
+//! classic mistakes, and the tests count the seeds that find each of them, by a violation of the
+//! property that the mistake breaks.
 //!
 //! # Assumptions
 //! - The clocks of a client run at a rate within 3 % of the store's.
@@ -17,6 +18,7 @@ mod clock;
 mod command;
 mod memory_store;
 mod messages;
+mod mistake;
 mod network;
 pub mod real;
 mod sim_backend;
@@ -30,7 +32,6 @@ mod world;
 use std::{
     fmt,
     ops::Range,
-    str::FromStr,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
@@ -38,74 +39,8 @@ use std::{
 use lock_history::{EventKind, Report, Violation};
 use serde_json::{Value, json};
 
-pub use self::command::command;
 use self::real::Real;
-
-/// A classic mistake of lock libraries, which the simulation must find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mistake {
-    /// The validity of a lease counts from the store's reply instead of from the request.
-    ValidityFromReply,
-    /// A release deletes the record, even if it belongs to another holder.
-    ReleaseWithoutComparison,
-    /// A takeover from a holder that seemed dead overwrites the current record without a
-    /// comparison.
-    TakeoverWithoutVersion,
-    /// The fencing counter lives in the record that a release deletes.
-    TokenInDeletedRecord,
-    /// A retry whose first request was granted takes its own lock for that of another client.
-    OwnLockTakenForForeign,
-    /// The store grants a free lock to the first that asks, and not to the first in its queue.
-    IgnoresQueue,
-    /// The store takes a writer for one of the readers.
-    WriterAmongReaders,
-    /// The store grants one permit more than there are.
-    OnePermitMore,
-    /// The release of one of several holders ends the parts of all.
-    ReleaseOfAllParts,
-    /// The store reserves no tokens for the hand-overs of a grant.
-    ReservesNoTokens,
-}
-
-impl Mistake {
-    /// The mistakes that every store can make.
-    pub const ALL: [Self; 5] = [
-        Self::ValidityFromReply,
-        Self::ReleaseWithoutComparison,
-        Self::TakeoverWithoutVersion,
-        Self::TokenInDeletedRecord,
-        Self::OwnLockTakenForForeign,
-    ];
-
-    /// The mistakes that a store with all modes, a queue and hand-overs can make.
-    pub const OF_MODES: [Self; 8] = [
-        Self::ValidityFromReply,
-        Self::ReleaseWithoutComparison,
-        Self::OwnLockTakenForForeign,
-        Self::IgnoresQueue,
-        Self::WriterAmongReaders,
-        Self::OnePermitMore,
-        Self::ReleaseOfAllParts,
-        Self::ReservesNoTokens,
-    ];
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-impl FromStr for Mistake {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Self::ALL.into_iter().chain(Self::OF_MODES);
-        let found = all.find(|mistake| mistake.to_string() == text);
-        let known = || format!("unknown mistake {text}; see --list-mistakes and --memory --list-mistakes");
-        found.ok_or_else(known)
-    }
-}
+pub use self::{command::command, mistake::Mistake};
 
 /// The faults of the clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,7 +111,8 @@ pub struct Found {
     pub losses: u64,
     /// The faults of the clients in all of them.
     pub faults: Faults,
-    /// The seeds that broke a promise, with the first violation of each.
+    /// The seeds that broke a promise, with the first violation of each. With a mistake, only a
+    /// violation of one of its [properties](Mistake::properties) counts.
     pub violations: Vec<(u64, Violation)>,
 }
 
@@ -244,9 +180,10 @@ pub fn search<'a>(seeds: Range<u64>, mistake: Option<Mistake>, on: impl Into<On<
                 return found;
             }
             let (report, faults) = simulate(seed, mistake, on);
-            let violations =
-                report.violations.into_iter().next().map(|violation| (seed, violation)).into_iter().collect();
-            let Report { acquisitions, losses, .. } = report;
+            let Report { acquisitions, losses, violations, .. } = report;
+            let counts = |violation: &Violation| mistake.is_none_or(|mistake| mistake.breaks(violation.property));
+            let first = violations.into_iter().find(counts);
+            let violations = first.map(|violation| (seed, violation)).into_iter().collect();
             found.add(Found { seeds: 1, acquisitions, losses, faults, violations });
         }
     };

@@ -14,7 +14,8 @@ pub fn breaks_no_promise<'a>(seeds: u64, on: impl Into<On<'a>>) -> Found {
     found
 }
 
-/// Brings `mistake` back, and runs `seeds` until one finds it.
+/// Brings `mistake` back, and runs `seeds` until one finds it, by a violation of one of its
+/// [properties](Mistake::properties).
 ///
 /// # Panics
 /// If no seed finds it.
