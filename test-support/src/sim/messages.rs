@@ -53,6 +53,12 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Returns the world's time at which the server's clock shows these milliseconds since the Unix
+/// epoch.
+pub fn world_time(millis: u64) -> Duration {
+    Duration::from_millis(millis).saturating_sub(Duration::from_secs_f64(EPOCH))
+}
+
 impl Answer {
     /// Returns the server's clock, in whole seconds since the Unix epoch.
     pub fn date(&self) -> i64 {

@@ -51,6 +51,16 @@ impl Mistake {
         self.properties().contains(&property)
     }
 
+    /// Returns whether the mistake shows only among shared locks and permits.
+    pub(super) fn needs_modes(self) -> bool {
+        matches!(self, Self::WriterAmongReaders | Self::OnePermitMore | Self::ReleaseOfAllParts)
+    }
+
+    /// Returns whether the mistake shows only in a queue.
+    pub(super) fn needs_queue(self) -> bool {
+        self == Self::IgnoresQueue
+    }
+
     /// The mistakes that every store can make.
     pub const ALL: [Self; 5] = [
         Self::ValidityFromReply,

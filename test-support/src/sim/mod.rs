@@ -107,6 +107,12 @@ pub struct Found {
     pub seeds: u64,
     /// Acquisitions in all of them.
     pub acquisitions: u64,
+    /// Of these, those of a shared lock or a permit.
+    pub joined: u64,
+    /// Of these, those of an attempt that had a place in the queue.
+    pub queued: u64,
+    /// Of these, those from another guard of the process.
+    pub handed_over: u64,
     /// Losses in all of them, as a measure of the effect of the faults.
     pub losses: u64,
     /// The faults of the clients in all of them.
@@ -120,6 +126,9 @@ impl Found {
     fn add(&mut self, part: Self) {
         self.seeds += part.seeds;
         self.acquisitions += part.acquisitions;
+        self.joined += part.joined;
+        self.queued += part.queued;
+        self.handed_over += part.handed_over;
         self.losses += part.losses;
         self.faults.kills += part.faults.kills;
         self.faults.pauses += part.faults.pauses;
@@ -133,11 +142,14 @@ impl Found {
 impl Found {
     /// Returns the report as JSON; `violations` is the number of seeds with a violation.
     pub fn json(&self) -> Value {
-        let Self { seeds, acquisitions, losses, faults, violations } = self;
+        let Self { seeds, acquisitions, joined, queued, handed_over, losses, faults, violations } = self;
         let first = violations.first().map(|(seed, violation)| format!("seed {seed}: {violation}"));
         json!({
             "seeds": seeds,
             "acquisitions": acquisitions,
+            "joined": joined,
+            "queued": queued,
+            "handed_over": handed_over,
             "lost": losses,
             "killed": faults.kills,
             "frozen": faults.pauses,
@@ -152,12 +164,12 @@ impl Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, acquisitions, losses, faults, violations } = self;
+        let Self { seeds, acquisitions, joined, queued, handed_over, losses, faults, violations } = self;
         let Faults { kills, pauses, cuts, clock_steps, messages } = faults;
         writeln!(
             f,
-            "{seeds} seeds, {acquisitions} acquisitions, {losses} losses; {kills} clients killed, {pauses} frozen, \
-             {cuts} cut off, \
+            "{seeds} seeds, {acquisitions} acquisitions, of these {joined} shared or permits, {queued} from the queue, \
+             {handed_over} handed over; {losses} losses; {kills} clients killed, {pauses} frozen, {cuts} cut off, \
              {clock_steps} clocks set, {messages} messages lost, repeated or late"
         )?;
         write!(f, "violations in {} seeds", violations.len())?;
@@ -180,11 +192,12 @@ pub fn search<'a>(seeds: Range<u64>, mistake: Option<Mistake>, on: impl Into<On<
                 return found;
             }
             let (report, faults) = simulate(seed, mistake, on);
-            let Report { acquisitions, losses, violations, .. } = report;
+            let Report { acquisitions, shared, permits, queued, handed_over, losses, violations, .. } = report;
             let counts = |violation: &Violation| mistake.is_none_or(|mistake| mistake.breaks(violation.property));
             let first = violations.into_iter().find(counts);
             let violations = first.map(|violation| (seed, violation)).into_iter().collect();
-            found.add(Found { seeds: 1, acquisitions, losses, faults, violations });
+            let joined = shared + permits;
+            found.add(Found { seeds: 1, acquisitions, joined, queued, handed_over, losses, faults, violations });
         }
     };
     let mut all = Found::default();

@@ -1,11 +1,14 @@
 //! A real backend in the simulation. Its transport is the simulated network, and its server is a
 //! model.
+//!
+//! What the clients ask for follows from the capabilities of the backend, and from the seed. The
+//! order of a queue is checked by the places that the server [shows](Server::changed_places).
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use lock_core::{backend::Backend, clock::Clock};
+use lock_core::{Mode, backend::Backend, clock::Clock};
 
-pub use super::messages::{Answer, Call};
+pub use super::messages::{Answer, Call, world_time};
 use super::{
     Mistake,
     messages::{Reply, Request},
@@ -29,6 +32,29 @@ pub trait Real: fmt::Debug + Sync {
 pub trait Server: fmt::Debug {
     /// Answers a request when it arrives; `trouble` makes the server fail.
     fn handle(&mut self, at: Duration, call: &Call, trouble: Option<Trouble>) -> Answer;
+
+    /// Returns the places in queues that the request at `at` has changed. A server without queues
+    /// has none.
+    fn changed_places(&mut self, at: Duration) -> Vec<Place> {
+        let _ = at;
+        Vec::new()
+    }
+}
+
+/// A place in the queue of a server, for one request of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the place, which no other place of the simulation has.
+    pub number: u64,
+    /// The name of the lock.
+    pub name: String,
+    /// The owner of the request, which begins with the name of the worker.
+    pub owner: String,
+    /// How the lock is to be held.
+    pub mode: Mode,
+    /// The world's time until which every client knows that the place stands. The place has ended
+    /// if that has passed.
+    pub until: Duration,
 }
 
 /// A failure of a server.

@@ -4,17 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use lock_core::backend::{Backend, Capabilities};
-use lock_history::Event;
+use lock_history::{Event, EventKind};
 
 use super::{
     Mistake,
-    clock::SimClock,
+    clock::{SimClock, WorldTime},
     memory_store::MemoryStore,
     messages::{Reply, Request},
-    real::{Real, Server, Transport, Trouble},
+    real::{Place, Real, Server, Transport, Trouble},
     sim_backend::SimBackend,
     store::{Kind, Store},
-    wire::Wire,
+    wire::{Outbox, Wire},
+    worker::{Load, mode_of, worker_of},
 };
 
 #[derive(Debug)]
@@ -68,11 +69,32 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Returns what a request that arrived at `at`, and its reply, say about a place in the queue.
-    pub(super) fn place(&mut self, at: Duration, request: &Request, reply: &Reply) -> Option<Event> {
+    /// Returns what a request that arrived at `at`, and its reply, say about places in the queue.
+    pub(super) fn places(&mut self, at: Duration, request: &Request, reply: &Reply) -> Vec<Event> {
+        let event = |place: Place| {
+            let kind = EventKind::Queued { place: place.number, mode: mode_of(place.mode), until: place.until };
+            Event { at, worker: worker_of(&place.owner), name: place.name.into(), kind }
+        };
         match self {
-            Self::Memory(store) => store.place(at, request, reply),
-            Self::Model(..) | Self::Real { .. } => None,
+            Self::Memory(store) => store.place(at, request, reply).into_iter().collect(),
+            Self::Real { server, .. } => server.changed_places(at).into_iter().map(event).collect(),
+            Self::Model(..) => Vec::new(),
+        }
+    }
+
+    /// Returns what the workers ask this store for. They ask for shared locks and permits only
+    /// where it has both. A mistake of a real backend is brought back where it shows soonest,
+    /// because these simulations take the longest.
+    pub(super) fn load(&self, mistake: Option<Mistake>, rng: &mut fastrand::Rng) -> Load {
+        let clock = Arc::new(SimClock::new(WorldTime::default(), 1.0));
+        let wire = Wire { mistake, outbox: Outbox::default(), clock: Arc::clone(&clock) };
+        let has = self.backend(wire, &clock).capabilities();
+        let (has_modes, has_queue) = (has.shared && has.permits, has.fair);
+        match mistake.filter(|_| self.is_real()) {
+            Some(mistake) => {
+                Load { modes: has_modes && mistake.needs_modes(), fair: has_queue && mistake.needs_queue() }
+            }
+            None => Load { modes: has_modes && rng.bool(), fair: has_queue && rng.bool() },
         }
     }
 

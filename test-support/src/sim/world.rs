@@ -65,11 +65,12 @@ impl<'a> World<'a> {
         // The core takes its jitter from this generator.
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (subject, load) = match on {
-            On::Model => (Subject::model(mistake, &mut rng), Load::default()),
-            On::Memory => (Subject::memory(mistake), Load { modes: rng.bool(), fair: rng.bool() }),
-            On::Real(real) => (Subject::real(real, seed, mistake), Load::default()),
+        let subject = match on {
+            On::Model => Subject::model(mistake, &mut rng),
+            On::Memory => Subject::memory(mistake),
+            On::Real(real) => Subject::real(real, seed, mistake),
         };
+        let load = subject.load(mistake, &mut rng);
         let time = WorldTime::default();
         let clients = rng.usize(2..6);
         Self {
@@ -150,9 +151,8 @@ impl<'a> World<'a> {
         match message {
             Message::Request { client, request, reply_to } => {
                 let reply = self.subject.handle(at, &request, self.failing, &mut self.rng);
-                if let Some(place) = self.subject.place(at, &request, &reply) {
-                    self.journal.events.lock().unwrap_or_else(PoisonError::into_inner).push(place);
-                }
+                let places = self.subject.places(at, &request, &reply);
+                self.journal.events.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
                 let cut = self.clients[client].as_ref().and_then(|client| client.cut);
                 if !cut.is_some_and(|(_, replies, _)| replies) {
                     self.network.send(at, &Message::Reply { reply, reply_to }, &self.weather, &mut self.rng);

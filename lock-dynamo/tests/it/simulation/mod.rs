@@ -1,6 +1,6 @@
 //! The backend as it is, SDK included, in the simulation of `test-support`: on clients that are
 //! frozen, suspended, killed, cut off and lied to about the time, over a model of DynamoDB. The
-//! example `simulate_dynamodb` runs many more seeds.
+//! locks have all modes, and waiters a queue. The example `simulate_dynamodb` runs many more seeds.
 
 mod by_hand;
 mod collection;
@@ -23,10 +23,12 @@ use test_support::sim::{
 };
 
 #[test]
-// verifies: P1, standstill
+// verifies: P1, P12, standstill
 fn no_promise_is_broken_in_any_storm() {
-    let found = breaks_no_promise(12, Some(&SimulatedDynamo));
-    assert!(found.acquisitions > 360 && found.losses > 12, "the storm must hurt, and work go on: {found}");
+    let found = breaks_no_promise(16, Some(&SimulatedDynamo));
+    assert!(found.acquisitions > 480 && found.losses > 16, "the storm must hurt, and work go on: {found}");
+    let ways = [found.joined, found.queued, found.handed_over];
+    assert!(ways.iter().all(|times| *times > 4), "the locks are acquired in all ways: {found}");
 }
 
 #[test]
@@ -60,6 +62,36 @@ fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
 }
 
 #[test]
+// verifies: P12
+fn a_store_that_ignores_its_queue_is_found() {
+    is_found(Mistake::IgnoresQueue, 20, Some(&SimulatedDynamo));
+}
+
+#[test]
+// verifies: P12
+fn a_store_that_takes_a_writer_for_a_reader_is_found() {
+    is_found(Mistake::WriterAmongReaders, 20, Some(&SimulatedDynamo));
+}
+
+#[test]
+// verifies: P12
+fn a_store_with_one_permit_too_many_is_found() {
+    is_found(Mistake::OnePermitMore, 40, Some(&SimulatedDynamo));
+}
+
+#[test]
+// verifies: P6, P12
+fn a_release_that_ends_all_parts_is_found() {
+    is_found(Mistake::ReleaseOfAllParts, 20, Some(&SimulatedDynamo));
+}
+
+#[test]
+// verifies: P7
+fn a_hand_over_without_reserved_tokens_is_found() {
+    is_found(Mistake::ReservesNoTokens, 20, Some(&SimulatedDynamo));
+}
+
+#[test]
 fn a_seed_replays_the_same_history() {
-    replays(3, None, Some(&SimulatedDynamo));
+    replays(6, None, Some(&SimulatedDynamo));
 }

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU16,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use lock_core::{
-    LockName,
+    LockName, Mode,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Lease, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig};
@@ -80,7 +81,8 @@ fn meaning((status, body): &(u16, Value)) -> Value {
     // A scan's order is the server's own.
     let mut items: Vec<_> = body["Items"].as_array().into_iter().flatten().collect();
     items.sort_by_key(|item| item["key"]["S"].as_str());
-    json!([status, code(body), body["Item"], statements, items, body["Count"], body["ScannedCount"]])
+    let shown = [&body["Item"], &body["Attributes"], &body["Count"], &body["ScannedCount"]];
+    json!([status, code(body), shown, statements, items])
 }
 
 /// Requests by chance: of a few names and values, so that conditions hold now and then.
@@ -263,6 +265,8 @@ impl Exchange for Both {
     }
 }
 
+const TWO: NonZeroU16 = NonZeroU16::new(2).expect("it is not zero");
+
 /// The lease, if the request was granted.
 async fn asked(backend: &DynamoBackend, request: &AcquireRequest) -> Option<Lease> {
     match backend.acquire(request).await {
@@ -288,14 +292,15 @@ async fn model_answers_the_backend_like_dynamodb_local() {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
-                let fair = rng.bool();
-                let request = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data);
-                let request = request.with_fair(fair).with_waits(fair);
+                let mode = [Mode::Exclusive, Mode::Shared, Mode::Permit { of: TWO }][rng.usize(..3)];
+                let (fair, waits) = (rng.bool(), rng.bool());
+                let request = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data).with_mode(mode);
+                let request = request.with_fair(fair).with_waits(waits).with_reserved_tokens(rng.u32(..2));
                 let again = 1 + usize::from(rng.bool());
                 for _ in 0..again {
                     held.extend(asked(backend, &request).await.map(|lease| (client, lease)));
                 }
-                waiting.extend(fair.then_some((client, request)));
+                waiting.extend(waits.then_some((client, request)));
             }
             5..=6 if !held.is_empty() => {
                 let (client, lease) = &held[rng.usize(..held.len())];

@@ -2,17 +2,17 @@
 
 use std::{cell::RefCell, cmp::Ordering, collections::BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Item, paths};
+use super::{Item, paths::Path};
 
 /// Assignments and removals.
 #[derive(Debug, Default)]
 pub(super) struct Update {
-    pub(super) set: Vec<(String, Value)>,
+    pub(super) set: Vec<(Path, Value)>,
     /// Lists that others are put behind.
-    pub(super) append: Vec<(String, Value)>,
-    pub(super) remove: Vec<String>,
+    pub(super) append: Vec<(Path, Value)>,
+    pub(super) remove: Vec<Path>,
 }
 
 /// What must hold of an item.
@@ -22,30 +22,41 @@ pub(super) enum Condition {
     All(Vec<Self>),
     Any(Vec<Self>),
     Not(Box<Self>),
-    Exists(String),
-    Missing(String),
-    BeginsWith(String, Value),
-    /// An attribute, the orders that are right, a value.
-    Compare(String, &'static [Ordering], Value),
+    Exists(Path),
+    Missing(Path),
+    BeginsWith(Path, Value),
+    /// Where a value of this type is, such as `{"S": "M"}`.
+    OfType(Path, Value),
+    /// Where a value is, the orders that are right, another value.
+    Compare(Path, &'static [Ordering], Value),
+    /// Where a map or a list is, the orders that are right of its length, a number.
+    Size(Path, &'static [Ordering], Value),
 }
 
 impl Condition {
     pub(super) fn holds(&self, item: Option<&Item>) -> bool {
-        let get = |name: &String| item.and_then(|item| paths::value(item, name));
+        let get = |path: &Path| item.and_then(|item| path.find(item));
         match self {
             Self::Always => true,
             Self::All(all) => all.iter().all(|one| one.holds(item)),
             Self::Any(any) => any.iter().any(|one| one.holds(item)),
             Self::Not(not) => !not.holds(item),
-            Self::Exists(name) => get(name).is_some(),
-            Self::Missing(name) => get(name).is_none(),
-            Self::BeginsWith(name, prefix) => {
+            Self::Exists(path) => get(path).is_some(),
+            Self::Missing(path) => get(path).is_none(),
+            Self::BeginsWith(path, prefix) => {
                 let text = |value: &Value| value["S"].as_str().map(ToOwned::to_owned);
-                let (Some(value), Some(prefix)) = (get(name).and_then(text), text(prefix)) else { return false };
+                let (Some(value), Some(prefix)) = (get(path).and_then(text), text(prefix)) else { return false };
                 value.starts_with(&prefix)
             }
-            Self::Compare(name, orders, value) => {
-                get(name).and_then(|there| compare(there, value)).is_some_and(|order| orders.contains(&order))
+            Self::OfType(path, kind) => {
+                get(path).zip(kind["S"].as_str()).is_some_and(|(there, kind)| there.get(kind).is_some())
+            }
+            Self::Compare(path, orders, value) => {
+                get(path).and_then(|there| compare(there, value)).is_some_and(|order| orders.contains(&order))
+            }
+            Self::Size(path, orders, number) => {
+                let length = get(path).and_then(length).map(|length| json!({ "N": length.to_string() }));
+                length.and_then(|length| compare(&length, number)).is_some_and(|order| orders.contains(&order))
             }
         }
     }
@@ -53,7 +64,7 @@ impl Condition {
     /// The value that the attribute must equal for the whole to hold.
     pub(super) fn required(&self, attribute: &str) -> Option<&Value> {
         match self {
-            Self::Compare(name, [Ordering::Equal], value) if name == attribute => Some(value),
+            Self::Compare(path, [Ordering::Equal], value) if path.is(attribute) => Some(value),
             Self::All(all) => all.iter().find_map(|one| one.required(attribute)),
             _ => None,
         }
@@ -70,6 +81,12 @@ impl Condition {
             *self = other;
         }
     }
+}
+
+/// The length of a map or a list; locks ask for no other.
+fn length(value: &Value) -> Option<usize> {
+    let map = value["M"].as_object().map(Map::len);
+    map.or_else(|| value["L"].as_array().map(Vec::len))
 }
 
 /// The order of two values of one type; `None` for types that differ or have no order.
@@ -196,7 +213,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Reads `a = list_append(if_not_exists(a, :empty), :list)`, if this is next.
-    fn appended(&mut self) -> Result<Option<(String, Value)>, String> {
+    fn appended(&mut self) -> Result<Option<(Path, Value)>, String> {
         if self.tokens[self.at..].get(2).is_none_or(|token| token != "list_append") {
             return Ok(None);
         }
@@ -216,29 +233,28 @@ impl<'a> Parser<'a> {
         Ok(Some((name, list)))
     }
 
-    pub(super) fn assignment(&mut self) -> Result<(String, Value), String> {
+    pub(super) fn assignment(&mut self) -> Result<(Path, Value), String> {
         let name = self.name()?;
         self.expect("=")?;
         Ok((name, self.value()?))
     }
 
-    pub(super) fn name(&mut self) -> Result<String, String> {
+    pub(super) fn name(&mut self) -> Result<Path, String> {
         let token = self.next()?;
         if let Some(quoted) = token.strip_prefix('"') {
-            return Ok(quoted.to_owned());
+            return Ok(Path::from(quoted));
         }
-        match self.placeholders {
-            Some(placeholders) if token.starts_with('#') => {
-                let (token, path) = token.split_at(token.find('[').unwrap_or(token.len()));
-                placeholders.used.borrow_mut().insert(token.to_owned());
-                let name = placeholders.names.get(token).and_then(Value::as_str);
-                name.map(|name| format!("{name}{path}")).ok_or_else(|| {
-                    format!("An expression attribute name used in the document path is not defined: {token}")
+        Path::parse(&token, |name| match self.placeholders {
+            Some(placeholders) if name.starts_with('#') => {
+                placeholders.used.borrow_mut().insert(name.to_owned());
+                let found = placeholders.names.get(name).and_then(Value::as_str);
+                found.map(str::to_owned).ok_or_else(|| {
+                    format!("An expression attribute name used in the document path is not defined: {name}")
                 })
             }
-            _ if token.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(token),
-            _ => Err(format!("Syntax error; token: {token}")),
-        }
+            _ if name.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(name.to_owned()),
+            _ => Err(format!("Syntax error; token: {name}")),
+        })
     }
 
     pub(super) fn value(&mut self) -> Result<Value, String> {
@@ -279,39 +295,58 @@ impl<'a> Parser<'a> {
             self.expect(")")?;
             return Ok(inner);
         }
-        for function in ["attribute_exists", "attribute_not_exists", "begins_with"] {
-            if !self.takes(function) {
-                continue;
+        for function in ["attribute_exists", "attribute_not_exists", "attribute_type", "begins_with"] {
+            if self.takes(function) {
+                return self.call(function);
             }
-            self.expect("(")?;
-            let name = self.name()?;
-            let condition = match function {
-                "attribute_exists" => Condition::Exists(name),
-                "attribute_not_exists" => Condition::Missing(name),
-                _ => {
-                    self.expect(",")?;
-                    Condition::BeginsWith(name, self.value()?)
-                }
-            };
-            self.expect(")")?;
-            return Ok(condition);
         }
-        let name = self.name()?;
+        if self.takes("size") {
+            self.expect("(")?;
+            let path = self.name()?;
+            self.expect(")")?;
+            return Ok(Condition::Size(path, self.orders()?, self.value()?));
+        }
+        let path = self.name()?;
         if self.takes("IS") {
             let not = self.takes("NOT");
             self.expect("MISSING")?;
-            return Ok(if not { Condition::Exists(name) } else { Condition::Missing(name) });
+            return Ok(if not { Condition::Exists(path) } else { Condition::Missing(path) });
         }
+        Ok(Condition::Compare(path, self.orders()?, self.value()?))
+    }
+
+    /// Reads what follows the name of a function.
+    fn call(&mut self, function: &str) -> Result<Condition, String> {
+        self.expect("(")?;
+        let path = self.name()?;
+        let condition = match function {
+            "attribute_exists" => Condition::Exists(path),
+            "attribute_not_exists" => Condition::Missing(path),
+            _ => {
+                self.expect(",")?;
+                let value = self.value()?;
+                if function == "begins_with" {
+                    Condition::BeginsWith(path, value)
+                } else {
+                    Condition::OfType(path, value)
+                }
+            }
+        };
+        self.expect(")")?;
+        Ok(condition)
+    }
+
+    /// Reads a sign, and returns the orders for which it holds.
+    fn orders(&mut self) -> Result<&'static [Ordering], String> {
         use Ordering::{Equal, Greater, Less};
-        let orders: &[Ordering] = match self.next()?.as_str() {
+        Ok(match self.next()?.as_str() {
             "=" => &[Equal],
             "<" => &[Less],
             "<=" => &[Less, Equal],
             ">" => &[Greater],
             ">=" => &[Greater, Equal],
             other => return Err(format!("Syntax error; token: {other}")),
-        };
-        Ok(Condition::Compare(name, orders, self.value()?))
+        })
     }
 }
 

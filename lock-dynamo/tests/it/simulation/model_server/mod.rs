@@ -6,6 +6,7 @@
 mod expression;
 mod partiql;
 mod paths;
+mod plant;
 mod server;
 
 use std::collections::BTreeMap;
@@ -118,8 +119,9 @@ impl Table {
         self.check_update(&write.update)?;
         plant(&mut write);
         let place = self.place(&body["Key"])?;
-        self.apply(&place, write, body["Key"].as_object().expect("it has a place"))?;
-        Ok(json!({}))
+        let before = self.apply(&place, write, body["Key"].as_object().expect("it has a place"))?;
+        let returned = before.filter(|_| body["ReturnValues"] == "ALL_OLD");
+        Ok(returned.map_or_else(|| json!({}), |item| json!({ "Attributes": item })))
     }
 
     fn delete(&mut self, body: &Value, plant: &dyn Fn(&mut Write)) -> Result<Value, Refusal> {
@@ -180,10 +182,11 @@ impl Table {
             return Err(Refusal::Condition(None));
         }
         plant(&mut write);
-        self.apply(&place, write, &key)
+        self.apply(&place, write, &key).map(|_| ())
     }
 
-    fn apply(&mut self, place: &str, write: Write, key: &Item) -> Result<(), Refusal> {
+    /// Returns the item before the write.
+    fn apply(&mut self, place: &str, write: Write, key: &Item) -> Result<Option<Item>, Refusal> {
         let item = self.items.get(place);
         if !write.condition.holds(item) {
             return Err(Refusal::Condition(item.cloned()));
@@ -192,18 +195,18 @@ impl Table {
         paths::change(&mut item, write.update)?;
         assert!(stays_for_its_lease(&item), "DynamoDB may delete the item of a held lock: {item:?}");
         let before = self.items.insert(place.to_owned(), item);
-        self.stale.insert(place.to_owned(), before);
-        Ok(())
+        self.stale.insert(place.to_owned(), before.clone());
+        Ok(before)
     }
 
     fn check_update(&self, update: &Update) -> Result<(), String> {
-        let mut touched: Vec<_> = update.set.iter().chain(&update.append).map(|(name, _)| name).collect();
+        let mut touched: Vec<_> = update.set.iter().chain(&update.append).map(|(path, _)| path).collect();
         touched.extend(&update.remove);
-        if touched.iter().any(|name| self.keys.contains(name)) {
+        if touched.iter().any(|path| self.keys.contains(&path.attribute)) {
             return Err("Cannot update attribute. This attribute is part of the key".into());
         }
         touched.sort_unstable();
-        if touched.windows(2).any(|pair| pair[0] == pair[1]) {
+        if touched.windows(2).any(|pair| pair[0].contains(pair[1])) {
             return Err("Two document paths overlap with each other".into());
         }
         Ok(())
