@@ -86,12 +86,6 @@ fn a_release_that_ends_all_parts_is_found() {
 }
 
 #[test]
-// verifies: P7
-fn a_hand_over_without_reserved_tokens_is_found() {
-    is_found(Mistake::ReservesNoTokens, 20, Some(&SimulatedDynamo));
-}
-
-#[test]
 fn a_seed_replays_the_same_history() {
     replays(6, None, Some(&SimulatedDynamo));
 }

@@ -70,6 +70,15 @@ impl Condition {
         }
     }
 
+    /// Whether there must be something at `path` for the whole to hold.
+    pub(super) fn requires(&self, path: &Path) -> bool {
+        match self {
+            Self::Exists(required) => required == path,
+            Self::All(all) => all.iter().any(|one| one.requires(path)),
+            _ => false,
+        }
+    }
+
     /// Replaces parts, from the inside out.
     pub(super) fn replace(&mut self, replacement: &dyn Fn(&Self) -> Option<Self>) {
         match self {
@@ -222,8 +231,8 @@ impl<'a> Parser<'a> {
             self.expect(word)?;
         }
         let (other, empty) = (self.name()?, (self.expect(",")?, self.value()?).1);
-        if other != name || empty["L"] != Value::Array(Vec::new()) {
-            return Err("the model appends to a list or to nothing".into());
+        if other != name || !name.steps.is_empty() || empty["L"] != Value::Array(Vec::new()) {
+            return Err("the model appends to the list of an attribute, or to nothing".into());
         }
         for word in [")", ","] {
             self.expect(word)?;

@@ -19,7 +19,8 @@ pub(super) fn plant(mistake: Option<Mistake>, write: &mut Write) {
             write.condition = Condition::Exists("version".into());
         }
         Some(Mistake::TokenInDeletedRecord) if sets(write, "released") => write.update.remove.push("fence".into()),
-        Some(Mistake::TakeoverWithoutVersion) => write.condition.replace(&|part| match part {
+        // Only a grant to a single holder sets an owner.
+        Some(Mistake::TakeoverWithoutVersion) if sets(write, "owner") => write.condition.replace(&|part| match part {
             Condition::Compare(path, [Ordering::Equal], _) if path.is("version") => {
                 Some(Condition::Exists(path.clone()))
             }
@@ -31,8 +32,7 @@ pub(super) fn plant(mistake: Option<Mistake>, write: &mut Write) {
             }
             _ => None,
         }),
-        // Only a grant to a single holder has a beginning.
-        Some(Mistake::WriterAmongReaders) if sets(write, "acquired_at") => {
+        Some(Mistake::WriterAmongReaders) if sets(write, "owner") => {
             let among = Condition::All(vec![Condition::Exists("parts".into()), Condition::Missing("ttl_ms".into())]);
             write.condition = Condition::Any(vec![write.condition.clone(), among]);
         }
@@ -44,7 +44,9 @@ pub(super) fn plant(mistake: Option<Mistake>, write: &mut Write) {
         }),
         Some(Mistake::ReleaseOfAllParts) => {
             for (path, value) in &mut write.update.set {
+                // The release of a part that never arrived does not require it.
                 if value["M"]["released"].is_object()
+                    && write.condition.requires(path)
                     && let [Step::Field(id)] = &path.steps[..]
                 {
                     *value = json!({ "M": { id: value } });
@@ -52,20 +54,8 @@ pub(super) fn plant(mistake: Option<Mistake>, write: &mut Write) {
                 }
             }
         }
-        Some(Mistake::ReservesNoTokens) if sets(write, "acquired_at") && reserves(write) => {
-            let fence = write.update.set.iter_mut().find(|(path, _)| path.is("fence"));
-            fence.into_iter().for_each(|(_, last)| *last = moved(last, -RESERVED));
-        }
         _ => {}
     }
-}
-
-/// How many tokens a request reserves whose lock is handed over, and its owner.
-const RESERVED: i64 = 4;
-const HANDS_OVER: &str = "shared";
-
-fn reserves(write: &Write) -> bool {
-    write.update.set.iter().any(|(path, owner)| path.is("owner") && owner["S"] == HANDS_OVER)
 }
 
 /// Returns a number that is larger by `by`.
