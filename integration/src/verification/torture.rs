@@ -61,7 +61,8 @@ impl Round {
         }
     }
 
-    /// Short, for many takeovers. A request may take a fifth of it.
+    /// Short, for many takeovers. A request may take a fifth of it, and DynamoDB Local takes more
+    /// than 200 ms at times.
     fn ttl(self) -> &'static str {
         match self {
             Self::DynamoDb => "3s",
@@ -115,8 +116,8 @@ fn dynamodb() -> Tortured {
     Tortured::new("dynamodb", url, &["shared", "permits", "queued", "handed_over", "cut_off"], server)
 }
 
-/// A proxy cannot cut off the processes of the first three, because the servers name each other's
-/// addresses.
+/// Only the one server of a URL can be behind a proxy. Sentinel and Cluster also tell clients the
+/// addresses of their servers.
 fn fleets() -> Vec<Tortured> {
     let (sentinel, cluster) = (SentinelSetup::start(), RedisCluster::start());
     let majority: Vec<_> = (0..3).map(|_| RedisServer::start()).collect();
