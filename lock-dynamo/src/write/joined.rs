@@ -42,7 +42,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Takes over a lock whose record was judged to have no holder, if the record is unchanged.
+    /// Takes over a lock whose record was judged to have no holder, if the record and its mark are
+    /// unchanged.
     pub(crate) fn take_over_as_part(layout: &'a Layout, new: NewPart<'_>, seen: &Record) -> Self {
         let mut write = Self::new(layout, record::version(new.request.id));
         write.first_part(new);
@@ -60,6 +61,7 @@ impl<'a> ConditionalWrite<'a> {
         }
         write.unmark_if(new.unmark);
         write.require_version(&seen.version);
+        write.require_mark(seen);
         write
     }
 

@@ -86,6 +86,8 @@ async fn new_table() -> (Arc<Table>, DynamoBackend) {
     (table, backend)
 }
 
+const TWO: Mode = Mode::Permit { of: NonZeroU16::new(2).unwrap() };
+
 fn asking(mode: Mode) -> AcquireRequest {
     request("a").with_mode(mode).with_ttl(Duration::from_secs(60))
 }
@@ -122,7 +124,6 @@ async fn a_writer_that_a_reader_beats_has_its_mark() {
 #[tokio::test]
 // verifies: P12
 async fn a_permit_passes_no_mark_that_came_meanwhile() {
-    const TWO: Mode = Mode::Permit { of: NonZeroU16::new(2).unwrap() };
     let (table, backend) = new_table().await;
     let (_staying, leaving) = (held(&backend, TWO).await, held(&backend, TWO).await);
     release(&backend, &leaving).await;
@@ -130,6 +131,23 @@ async fn a_permit_passes_no_mark_that_came_meanwhile() {
     let before = table.item();
     refused(&backend, &asking(Mode::Exclusive).with_waits(true)).await;
     let marked = table.item();
+    table.put(&before);
+    table.change_before_the_second(marked);
+    refused(&backend, &asking(TWO)).await;
+    assert!(table.is_changed());
+}
+
+/// A writer that watches one of the readers may take it for alive longer than others do.
+#[tokio::test]
+// verifies: P12
+async fn a_permit_that_takes_over_passes_no_mark_that_came_meanwhile() {
+    let (table, backend) = new_table().await;
+    let lease = held(&backend, Mode::Shared).await;
+    refused(&backend, &asking(Mode::Exclusive).with_waits(true)).await;
+    release(&backend, &lease).await;
+    let marked = table.item();
+    let mut before = marked.clone();
+    before.as_object_mut().unwrap().remove("waiting").expect("the writer has left its mark");
     table.put(&before);
     table.change_before_the_second(marked);
     refused(&backend, &asking(TWO)).await;
