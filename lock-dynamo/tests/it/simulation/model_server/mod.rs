@@ -8,6 +8,7 @@ mod partiql;
 mod paths;
 mod plant;
 mod server;
+mod tokens;
 
 use std::collections::BTreeMap;
 

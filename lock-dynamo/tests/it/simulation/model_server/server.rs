@@ -28,8 +28,9 @@ const JUDGED_EARLY: Duration = Duration::from_secs(2);
 pub(crate) struct DynamoServer {
     table: Table,
     mistake: Option<Mistake>,
-    /// How many places were taken in all queues. Each keeps its number in the item.
-    taken: Cell<u64>,
+    /// The number of the next place, which keeps it in the item. A refused request uses one up,
+    /// too.
+    next_place: Cell<u64>,
     /// The places of all queues, as the world knows them.
     places: BTreeMap<u64, Place>,
 }
@@ -37,20 +38,20 @@ pub(crate) struct DynamoServer {
 impl DynamoServer {
     /// With an empty table.
     pub(crate) fn new(mistake: Option<Mistake>) -> Self {
-        Self { table: Table::new(&["key"]), mistake, taken: Cell::default(), places: BTreeMap::new() }
+        Self { table: Table::new(&["key"]), mistake, next_place: Cell::default(), places: BTreeMap::new() }
     }
+}
 
-    /// Marks what a write leaves for a request that waits.
-    fn mark(&self, write: &mut Write) {
-        for (_, waiting) in write.update.set.iter_mut().filter(|(path, _)| path.is("waiting")) {
-            sign_waiting(waiting);
-        }
-        for (_, places) in write.update.append.iter_mut().filter(|(path, _)| path.is("places")) {
-            for place in places["L"].as_array_mut().into_iter().flatten() {
-                sign_waiting(place);
-                place["M"]["number"] = json!({ "N": self.taken.get().to_string() });
-                self.taken.set(self.taken.get() + 1);
-            }
+/// Signs what a write leaves for a request that waits, and numbers its places from `next` on.
+fn mark(write: &mut Write, next: &Cell<u64>) {
+    for (_, waiting) in write.update.set.iter_mut().filter(|(path, _)| path.is("waiting")) {
+        sign_waiting(waiting);
+    }
+    for (_, places) in write.update.append.iter_mut().filter(|(path, _)| path.is("places")) {
+        for place in places["L"].as_array_mut().into_iter().flatten() {
+            sign_waiting(place);
+            place["M"]["number"] = json!({ "N": next.get().to_string() });
+            next.set(next.get() + 1);
         }
     }
 }
@@ -67,15 +68,14 @@ impl Server for DynamoServer {
         }
         let body: Value = serde_json::from_str(&call.body).expect("the SDK sends JSON");
         let asked = RefCell::new(String::new());
-        let mut table = std::mem::replace(&mut self.table, Table::new(&["key"]));
+        let Self { table, mistake, next_place, .. } = self;
         let (status, mut body) = table.call(&call.operation, &body, &|write| {
             let version = write.update.set.iter().find(|(path, _)| path.is("version"));
             let version = version.and_then(|(_, value)| value["S"].as_str()).unwrap_or_default();
             *asked.borrow_mut() = version.split('.').next().unwrap_or_default().to_owned();
-            self.mark(write);
-            plant(self.mistake, write);
+            mark(write, next_place);
+            plant(*mistake, write);
         });
-        self.table = table;
         if trouble.is_some() {
             return error(500, "InternalServerError");
         }
